@@ -1,0 +1,114 @@
+"""The vocabulary of the library: coefficients, leaves, and the protocols of a merge.
+
+A merge is a map-reduce over experts. For one tensor, with `delta_t = expert_t - base`:
+
+    state  = join over t of  lift(transform(delta_t), weight_t)
+    merged = base + scale * finish(state)
+
+Everything below names one part of those two lines.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, dataclass_transform
+
+import jax
+from jaxtyping import Array, Key, PyTree
+
+if TYPE_CHECKING:
+    Coef = float | Array | Sequence[float] | PyTree | None
+    State = PyTree
+else:
+    # JAX unflattens registered dataclasses with placeholders in the data fields, so no
+    # run-time type checker may look at them.
+    Coef = Any
+    State = Any
+
+_T = TypeVar("_T")
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field that is a choice: part of the program, not of its data."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+def coefficient(**kwargs: Any) -> Any:
+    """A dataclass field that is a number, one per expert, or a tree prefix of either.
+
+    The executors resolve it for each leaf and expert, so inside a leaf function it is a
+    scalar (in a Transform) or a scalar or `(task,)` array (in a Combine).
+    """
+    return dataclasses.field(metadata={"coefficient": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, coefficient))
+def pytree(cls: type[_T]) -> type[_T]:
+    """Makes a class a frozen dataclass that is a pytree of its non-static fields."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@pytree
+class MatrixSpec:
+    """Which axes of a leaf are its matrix's output and input, and which are batch.
+
+    Attributes:
+      out: the output axis, counted from the end (negative).
+      in_: the input axis, counted from the end (negative).
+      batch: number of leading axes over which the matrices are stacked.
+    """
+
+    out: int = static(default=-2)
+    in_: int = static(default=-1)
+    batch: int = static(default=0)
+
+
+@pytree
+class Leaf:
+    """What a leaf function is told besides the delta.
+
+    Names, prefixes and keys are resolved outside, so that every leaf of one shape and
+    every expert run the same compiled function.
+
+    Attributes:
+      base: the base's tensor in the arithmetic dtype, or None where there is no base.
+      t: the expert's position, an int32 scalar; None in `finish`.
+      key: the key of this leaf and expert, or None where the merge was given none.
+      stats: the result of the pass or survey before this one, or None.
+      matrix: how the leaf is a matrix, or None where it is none.
+      num_experts: T.
+    """
+
+    base: Any = None
+    t: Any = None
+    key: Any = None
+    stats: Any = None
+    matrix: MatrixSpec | None = static(default=None)
+    num_experts: int = static(default=1)
+
+
+class Transform(Protocol):
+    """One expert's delta in, one delta out; never looks at another expert.
+
+    A transform may also have `bind(size) -> Transform`, called with its coefficients
+    resolved and the number of elements of the leaf, outside the compiled function: the
+    place where a concrete density becomes an integer count on the host.
+    """
+
+    def __call__(self, delta: Array, leaf: Leaf) -> Array: ...
+
+
+class Combine(Protocol):
+    """How transformed deltas become one: a map into a monoid, and what to do at its end.
+
+    Attributes:
+      frame: `"delta"` (the input is expert - base) or `"absolute"` (the weights).
+    """
+
+    @property
+    def frame(self) -> str: ...
+    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> State: ...
+    def join(self, a: State, b: State) -> State: ...
+    def finish(self, state: State, leaf: Leaf) -> Array: ...
+
+
+PRNGKey = Key[Array, ""]

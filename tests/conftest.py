@@ -1,0 +1,25 @@
+"""Test-wide settings: several virtual devices, strict dtypes, explicit keys."""
+
+import os
+
+# Before jax starts its backend: eight devices, so that sharded = unsharded is a real test.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20261122)
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)
