@@ -1,0 +1,104 @@
+"""Loads the recorded results of other merging libraries as NumPy arrays.
+
+Each folder under `tests/fixtures` was written by one `record_*.py` of this folder, in
+the oracle's own environment; its `recorded.json` says the oracle, its version, the
+function called and what was seen. Nothing here needs an oracle or PyTorch.
+"""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+Tensors = dict[str, np.ndarray]
+
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+def read_safetensors(path: Path) -> Tensors:
+    """Every tensor of a safetensors file, in the file's dtypes (bfloat16 included)."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        start, end = (8 + size + at for at in entry["data_offsets"])
+        flat = np.frombuffer(data[start:end], _DTYPES[entry["dtype"]])
+        tensors[name] = flat.reshape(entry["shape"])
+    return tensors
+
+
+def recorded(folder: str) -> dict[str, Any]:
+    """What a folder's `recorded.json` says: oracle, versions, parameters of each case."""
+    return json.loads((FIXTURES / folder / "recorded.json").read_text())
+
+
+@dataclass(frozen=True)
+class MergekitCase:
+    """One mergekit recipe and what mergekit wrote for it.
+
+    Attributes:
+      name: the case; `pytest` ids read well with it.
+      recipe: path of the YAML. Its models are named `base`, `a`, `b`, `c`: run it with
+        the current directory at `root`, or resolve the names there.
+      root: the folder holding the four checkpoints.
+      expected: tensors by name as mergekit wrote them; a subset of the output (layer 0
+        and the tensors outside the layers) unless the recipe depends on the layer.
+      masks: for the random methods the Bernoulli masks drawn, by `(expert, tensor)`,
+        True where kept; no entry where the density is 1. Empty for other methods.
+      about: this case's entry of `recorded.json`.
+    """
+
+    name: str
+    recipe: Path
+    root: Path
+    about: dict[str, Any] = field(repr=False)
+
+    @cached_property
+    def expected(self) -> Tensors:
+        return read_safetensors(self.root / "expected" / f"{self.name}.safetensors")
+
+    @cached_property
+    def masks(self) -> dict[tuple[str, str], np.ndarray]:
+        path = self.root / "expected" / f"{self.name}.masks.safetensors"
+        if not path.exists():
+            return {}
+        masks = {}
+        for key, packed in read_safetensors(path).items():
+            expert, tensor = key.split("/")
+            shape = self.expected[tensor].shape
+            bits = np.unpackbits(packed, count=int(np.prod(shape)))
+            masks[expert, tensor] = bits.astype(bool).reshape(shape)
+        return masks
+
+
+def mergekit_models() -> dict[str, Tensors]:
+    """The four float32 Llama checkpoints: `base` and its experts `a`, `b`, `c`."""
+    root = FIXTURES / "mergekit"
+    return {
+        m: read_safetensors(root / m / "model.safetensors") for m in ("base", *"abc")
+    }
+
+
+def mergekit_cases(prefix: str = "") -> list[MergekitCase]:
+    """The recorded mergekit recipes whose names start with `prefix`, by name."""
+    root = FIXTURES / "mergekit"
+    return [
+        MergekitCase(name, root / "cases" / f"{name}.yml", root, about)
+        for name, about in sorted(recorded("mergekit")["cases"].items())
+        if name.startswith(prefix)
+    ]
