@@ -1,0 +1,241 @@
+"""One leaf of a merge: the functions that every executor loops over.
+
+A `LeafProgram` is a merger with everything that depends on names resolved: coefficients
+are numbers, counts are integers. It is a pytree whose static part is the same for all
+leaves of one shape, so one compiled function serves them all, and every expert.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxmerge import _checks
+from jaxmerge._coefficients import map_coefficients, resolve, select
+from jaxmerge._trees import LowRank
+from jaxmerge._types import Leaf, MatrixSpec, coefficient, pytree, static
+
+
+@pytree
+class LeafProgram:
+    """What a merge does to one leaf."""
+
+    transforms: tuple[Any, ...]
+    passes: tuple[Any, ...]
+    weights: Any = coefficient()
+    scale: Any = coefficient()
+    post: tuple[Any, ...] = ()
+    per_task: Any = None
+    matrix: MatrixSpec | None = static(default=None)
+    num_experts: int = static(default=1)
+    rounding: str = static(default="none")
+
+    @property
+    def frame(self) -> str:
+        return self.passes[0].frame
+
+
+@pytree
+class ExpertKey:
+    """What a key is folded from: the merge's key, the leaf's name, the expert's id."""
+
+    key: Any = None
+    name: Any = None
+    expert: Any = None
+
+    def resolve(self) -> Any:
+        if self.key is None:
+            return None
+        key = jax.random.fold_in(self.key, self.name[0])
+        key = jax.random.fold_in(key, self.name[1])
+        return key if self.expert is None else jax.random.fold_in(key, self.expert)
+
+
+def arithmetic_dtype(dtype: Any) -> Any:
+    """float64 for float64, float32 for anything narrower."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def _resolve_stages(stages: Any, name: str, size: int, num_experts: int) -> Any:
+    def at_leaf(label: str, value: Any) -> Any:
+        return resolve(value, name, num_experts, label=label)
+
+    def bound(stage: Any) -> Any:
+        return stage.bind(size) if hasattr(stage, "bind") else stage
+
+    return tuple(bound(stage) for stage in map_coefficients(stages, at_leaf))
+
+
+def bind(
+    merger: Any, name: str, shape: tuple[int, ...], num_experts: int
+) -> LeafProgram:
+    """Resolves a merger for one leaf.
+
+    Args:
+      merger: a `Merger`.
+      name: the leaf's canonical name.
+      shape: its shape.
+      num_experts: T.
+
+    Raises:
+      ValueError: if a coefficient does not fit the leaf or the experts.
+    """
+    size = 1
+    for axis in shape:
+        size *= axis
+    weights = resolve(merger.weights, name, num_experts, label="weights")
+    weights = 1.0 if weights is None else weights
+    passes = _resolve_stages(merger.passes, name, size, num_experts)
+    if any(
+        getattr(combine, "normalize", False)
+        or getattr(combine, "normalize_weights", False)
+        for combine in passes
+    ):
+        _checks.check_weight_sum(name, weights, num_experts)
+    per_task = merger.per_task
+    return LeafProgram(
+        transforms=_resolve_stages(merger.transforms, name, size, num_experts),
+        passes=passes,
+        weights=weights,
+        scale=resolve(merger.scale, name, num_experts, label="scale"),
+        post=_resolve_stages(merger.post, name, size, num_experts),
+        per_task=None
+        if per_task is None
+        else _resolve_stages((per_task,), name, size, num_experts)[0],
+        matrix=merger.matrices.spec(name, shape),
+        num_experts=num_experts,
+        rounding=merger.rounding,
+    )
+
+
+def _fold(key: Any, stage: int) -> Any:
+    return None if key is None else jax.random.fold_in(key, stage)
+
+
+def _input(program: LeafProgram, expert: Any, base: Any, dtype: Any) -> Array:
+    """The expert in the frame of the combine: a delta, or the weights."""
+    if isinstance(expert, LowRank):
+        delta = expert.dense(dtype)
+        return (
+            base + delta if program.frame == "absolute" and base is not None else delta
+        )
+    expert = jnp.asarray(expert).astype(dtype)
+    return expert - base if program.frame == "delta" and base is not None else expert
+
+
+def transformed(
+    program: LeafProgram,
+    expert: Any,
+    base: Any,
+    t: Any,
+    key: ExpertKey,
+    surveys: tuple[Any, ...] = (),
+    *,
+    upto: int | None = None,
+) -> tuple[Array, Leaf]:
+    """One expert's delta after the transforms, and the leaf that combines are told.
+
+    Args:
+      program: the resolved merge.
+      expert: the expert's tensor, or a `LowRank` delta.
+      base: the base's tensor, or None where experts are deltas themselves.
+      t: the expert's position.
+      key: see `ExpertKey`.
+      surveys: for each transform the result of its survey, or None.
+      upto: how many transforms to apply; all if None.
+    """
+    storage = expert.dtype
+    dtype = arithmetic_dtype(storage if base is None else base.dtype)
+    base = None if base is None else jnp.asarray(base).astype(dtype)
+    delta = _input(program, expert, base, dtype)
+    leaf_key = key.resolve()
+    leaf = Leaf(base, t, leaf_key, None, program.matrix, program.num_experts)
+    for i, transform in enumerate(program.transforms[:upto]):
+        stage = select(transform, t, dtype)
+        found = surveys[i] if surveys else None
+        delta = stage(
+            delta, dataclasses.replace(leaf, key=_fold(leaf_key, i), stats=found)
+        )
+    if program.rounding == "storage":
+        delta = delta.astype(storage).astype(dtype)
+    return delta, leaf
+
+
+def _combine_leaf(program: LeafProgram, i: int, leaf: Leaf, stats: Any) -> Leaf:
+    key = _fold(leaf.key, len(program.transforms) + i)
+    return dataclasses.replace(leaf, key=key, stats=stats)
+
+
+def lift(
+    program: LeafProgram,
+    i: int,
+    expert: Any,
+    base: Any,
+    t: Any,
+    key: ExpertKey,
+    stats: Any = None,
+    surveys: tuple[Any, ...] = (),
+) -> Any:
+    """One expert's state in pass `i`."""
+    delta, leaf = transformed(program, expert, base, t, key, surveys)
+    weight = jnp.asarray(program.weights).astype(delta.dtype)
+    weight = weight[t] if weight.ndim else weight
+    combine = select(program.passes[i], t, delta.dtype)
+    return combine.lift(delta, weight, _combine_leaf(program, i, leaf, stats))
+
+
+def emit(
+    program: LeafProgram,
+    expert: Any,
+    base: Any,
+    t: Any,
+    key: ExpertKey,
+    stats: Any,
+    surveys: tuple[Any, ...] = (),
+) -> tuple[Any, Any]:
+    """What one expert keeps of this leaf, for mergers with several models out."""
+    delta, leaf = transformed(program, expert, base, t, key, surveys)
+    per_task = select(program.per_task, t, delta.dtype)
+    return per_task.emit(delta, dataclasses.replace(leaf, stats=stats))
+
+
+def finish(
+    program: LeafProgram, i: int, state: Any, base: Any, dtype: Any, stats: Any = None
+) -> Array:
+    """The result of pass `i`."""
+    base = None if base is None else jnp.asarray(base).astype(dtype)
+    leaf = Leaf(base, None, None, stats, program.matrix, program.num_experts)
+    return select(program.passes[i], None, dtype).finish(state, leaf)
+
+
+def complete(
+    program: LeafProgram, result: Array, base: Any, key: ExpertKey, out_dtype: Any
+) -> Array:
+    """The merged tensor from the last pass's result: post-steps, scale, base, cast."""
+    dtype = result.dtype
+    wide = None if base is None else jnp.asarray(base).astype(dtype)
+    if program.frame == "absolute":
+        if program.scale is None and not program.post:
+            return result.astype(out_dtype)
+        if wide is None:
+            raise ValueError(
+                "a scale or a post-step acts on the merged delta, and a mean of the "
+                "weights themselves has none without a base; give base="
+            )
+        result = result - wide
+    leaf_key = key.resolve()
+    leaf = Leaf(wide, None, leaf_key, None, program.matrix, program.num_experts)
+    for i, step in enumerate(program.post):
+        step_leaf = dataclasses.replace(leaf, key=_fold(leaf_key, i))
+        result = select(step, None, dtype)(result, step_leaf)
+    if program.scale is not None:
+        scale = jnp.asarray(program.scale)
+        if scale.ndim:
+            raise ValueError(
+                f"scale has shape {scale.shape}: it acts once, on the merged delta; "
+                "one number per expert goes into weights"
+            )
+        result = scale.astype(dtype) * result
+    return (result if wide is None else wide + result).astype(out_dtype)

@@ -1,0 +1,98 @@
+"""Statistics over a whole model that a transform needs before it can run.
+
+A transform with `survey_rounds > 0` is asked, for each expert and that many times, to
+`measure` every leaf's delta; the parts are joined and `conclude`d into what the next
+round, and at the end the transform itself in `leaf.stats`, is told. Whole-model TIES
+takes two rounds: a histogram of the magnitudes' high bits, then one of the low bits
+inside the bin that holds the threshold.
+
+    measure(delta, found) -> part       join(a, b) -> part
+    conclude(total, size, found) -> found
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmerge import _leaf
+from jaxmerge._coefficients import map_coefficients, resolve
+from jaxmerge._leaf import ExpertKey, LeafProgram
+
+# parts(stage, t, surveys of the stages before, what the last round found)
+Parts = Callable[[int, int, Any, Any], Iterable[Any]]
+
+
+def survey_rounds(transform: Any) -> int:
+    """How many times a transform measures a model before it can run."""
+    return getattr(transform, "survey_rounds", 0)
+
+
+def for_expert(transform: Any, t: int, num_experts: int) -> Any:
+    """A transform with the coefficients that one expert has in the whole model.
+
+    Raises:
+      ValueError: if a coefficient is a tree prefix: one threshold over all leaves has
+        one density.
+    """
+
+    def choose(label: str, value: Any) -> Any:
+        value = resolve(value, "", num_experts, label=f"whole-model {label}")
+        return value[t] if getattr(value, "ndim", 0) else value
+
+    return map_coefficients(transform, choose)
+
+
+def measure(
+    program: LeafProgram,
+    expert: Any,
+    base: Any,
+    t: Any,
+    key: ExpertKey,
+    surveys: Any,
+    found: Any,
+    *,
+    stage: int,
+) -> Any:
+    """One leaf's part of the survey of transform `stage`, for one expert."""
+    delta, _ = _leaf.transformed(program, expert, base, t, key, surveys, upto=stage)
+    return program.transforms[stage].measure(delta, found)
+
+
+def survey(
+    transforms: tuple[Any, ...], num_experts: int, size: int, parts: Parts
+) -> tuple[Any, ...]:
+    """Runs the surveys of a chain of transforms.
+
+    Args:
+      transforms: the merger's.
+      num_experts: T.
+      size: the number of elements of the whole model.
+      parts: yields each leaf's part of one round, for one expert.
+
+    Returns:
+      For each transform the result stacked over the experts, or None; empty if no
+      transform has a survey.
+    """
+    if not any(survey_rounds(transform) for transform in transforms):
+        return ()
+    surveys: tuple[Any, ...] = ()
+    for stage, transform in enumerate(transforms):
+        if not survey_rounds(transform):
+            surveys = (*surveys, None)
+            continue
+        results = []
+        for t in range(num_experts):
+            own = for_expert(transform, t, num_experts)
+            before = jax.tree.map(lambda x, t=t: x[t], surveys)
+            found = None
+            for _ in range(survey_rounds(transform)):
+                total = None
+                for part in parts(stage, t, before, found):
+                    total = part if total is None else own.join(total, part)
+                found = own.conclude(total, size, found)
+            results.append(found)
+        stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *results)
+        surveys = (*surveys, stacked)
+    return surveys

@@ -1,0 +1,143 @@
+"""Interpolation that respects norms and angles: SLERP and Model Stock."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
+from jaxmerge.combine.sums import accumulate, safe_divide
+
+
+def into_slot(x: Array, leaf: Leaf) -> Array:
+    """A zero buffer with one slot per expert, and `x` in this expert's."""
+    zeros = jnp.zeros((leaf.num_experts, *x.shape), x.dtype)
+    return jax.lax.dynamic_update_index_in_dim(zeros, x, leaf.t, 0)
+
+
+def _norm(x: Array, **kwargs: Any) -> Array:
+    """The Euclidean norm, with gradient 0 at 0."""
+    square = jnp.sum(x * x, **kwargs)
+    zero = square == 0
+    root = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))
+    return jnp.where(zero, jnp.zeros_like(root), root)
+
+
+@pytree
+class SphericalInterpolation:
+    r"""SLERP of two tensors, each taken as one flat vector.
+
+    With the unit vectors' angle theta:
+
+        sin((1 - t) theta) / sin(theta) * x_0  +  sin(t theta) / sin(theta) * x_1
+
+    and `(1 - t) x_0 + t x_1` where `|cos theta| > 0.9995`. The tensors themselves are
+    combined, not their unit vectors, as every published implementation does.
+
+    Attributes:
+      t: from 0 (the first model) to 1 (the second).
+    """
+
+    t: Coef = coefficient(default=0.5)
+    frame: str = static(default="absolute")
+
+    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Array:
+        del weight
+        return into_slot(delta, leaf)
+
+    def join(self, a: Array, b: Array) -> Array:
+        return accumulate(a, b)
+
+    def finish(self, state: Array, leaf: Leaf) -> Array:
+        if leaf.num_experts != 2:
+            raise ValueError(
+                f"slerp interpolates between two models and was given "
+                f"{leaf.num_experts}; merge more with model_stock or average"
+            )
+        first, second = state[0], state[1]
+        t = jnp.asarray(self.t).astype(first.dtype)
+        norms = _norm(first) * _norm(second)
+        cosine = safe_divide(jnp.sum(first * second), norms)
+        close = (jnp.abs(cosine) > 0.9995) | (norms == 0)
+        angle = jnp.arccos(jnp.where(close, jnp.zeros_like(cosine), cosine))
+        sine = jnp.sin(angle)
+        a = jnp.where(close, 1 - t, jnp.sin((1 - t) * angle) / sine)
+        b = jnp.where(close, t, jnp.sin(t * angle) / sine)
+        return a * first + b * second
+
+
+@pytree
+class ModelStock:
+    r"""Model Stock: the mean, drawn towards the base by how much the experts disagree.
+
+    With the mean pairwise cosine c of the T deltas,
+
+        ratio = T c / (1 + (T - 1) c),      delta = ratio * mean_t d_t
+
+    The mean cosine needs no pairs: `sum_{s != t} cos = |sum_t u_t|^2 - sum_t |u_t|^2`
+    with unit vectors `u_t`, so the state does not grow with T. A zero delta counts with
+    cosine 0. Where c is so negative that the formula has no finite value (T experts
+    that cancel) the ratio is 0 and the base stays.
+
+    Attributes:
+      filter_wise: one ratio for each row (last axis) instead of one for the tensor.
+      compat: `"paper"`, or `"mergekit"`, which divides each dot product by at least
+        1e-6: deltas of norm below 1e-3 count as orthogonal. Its state holds all
+        experts.
+
+    References:
+      Jang et al., Model Stock: All we need is just a few fine-tuned models, 2024, eq. 5.
+    """
+
+    filter_wise: bool = static(default=False)
+    compat: str = static(default="paper")
+    frame: str = static(default="delta")
+
+    def _sum(self, x: Array) -> Array:
+        if self.filter_wise and x.ndim > 0:
+            return jnp.sum(x, axis=-1, keepdims=True)
+        return jnp.sum(x)
+
+    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
+        del weight
+        if self.compat == "mergekit":
+            return into_slot(delta, leaf)
+        square = self._sum(delta * delta)
+        zero = square == 0
+        root = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))
+        unit = delta / root
+        return delta, unit, (~zero).astype(delta.dtype)
+
+    def join(self, a: Any, b: Any) -> Any:
+        return accumulate(a, b)
+
+    def finish(self, state: Any, leaf: Leaf) -> Array:
+        num = leaf.num_experts
+        if num < 2:
+            raise ValueError("model_stock needs two experts or more, and was given one")
+        if self.compat == "mergekit":
+            total, cosine = jnp.sum(state, axis=0), self._clamped_cosine(state)
+        else:
+            total, units, nonzero = state
+            cosine = (self._sum(units * units) - nonzero) / (num * (num - 1))
+        below = 1 + (num - 1) * cosine
+        ratio = num * cosine * safe_divide(jnp.ones_like(below), below)
+        # PSD Gram: below >= 0 up to rounding; at 0 the experts cancel.
+        ratio = jnp.where(below > 1e-6, ratio, jnp.zeros_like(ratio))
+        return ratio * (total / num)
+
+    def _clamped_cosine(self, deltas: Array) -> Array:
+        num = deltas.shape[0]
+        norms = [jnp.sqrt(self._sum(delta * delta)) for delta in deltas]
+        cosines = [
+            jnp.clip(
+                self._sum(deltas[i] * deltas[j])
+                / jnp.maximum(norms[i] * norms[j], 1e-6),
+                -1.0,
+                1.0,
+            )
+            for i in range(num)
+            for j in range(i)
+        ]
+        return sum(cosines[1:], cosines[0]) / len(cosines)
