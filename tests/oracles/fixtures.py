@@ -43,7 +43,7 @@ def read_safetensors(path: Path) -> Tensors:
 
 
 def recorded(folder: str) -> dict[str, Any]:
-    """What a folder's `recorded.json` says: oracle, versions, parameters of each case."""
+    """A folder's `recorded.json`: oracle, versions, the parameters of each case."""
     return json.loads((FIXTURES / folder / "recorded.json").read_text())
 
 
@@ -102,3 +102,55 @@ def mergekit_cases(prefix: str = "") -> list[MergekitCase]:
         for name, about in sorted(recorded("mergekit")["cases"].items())
         if name.startswith(prefix)
     ]
+
+
+@dataclass(frozen=True)
+class LoraCase:
+    """One merge of LoRA-like tensors, without a base.
+
+    Attributes:
+      method: in folder `rht` (the authors' code) `rht`, `ties` or `magnitude_ties`; in
+        folder `peft` the name of PEFT's function.
+      params: `weights` (as a user gives them; in `rht` the oracle was called with
+        weights / sum(weights), in float32), `density`, `sign` (rht) or
+        `majority_sign_method` (peft), `tensor`, `num_experts`, `dtype`,
+        `output_dtype`, and `tied`: True where sizes tie at the threshold of a
+        bfloat16 tensor, so that another choice of the kept elements is as right.
+      inputs: the experts' tensors in the dtype that the oracle was given.
+      expected: what the oracle returned.
+      masks: the Bernoulli draws of the random methods, one per expert, True if kept.
+    """
+
+    key: str
+    method: str
+    params: dict[str, Any]
+    inputs: list[np.ndarray] = field(repr=False)
+    expected: np.ndarray = field(repr=False)
+    masks: list[np.ndarray] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.key}"
+
+
+def lora_cases(folder: str, method: str = "") -> list[LoraCase]:
+    """The recorded merges of folder `rht` or `peft`, all or those of one method."""
+    tensors = read_safetensors(FIXTURES / folder / "tensors.safetensors")
+    cases = []
+    for key, about in recorded(folder)["cases"].items():
+        if method not in ("", about["method"]):
+            continue
+        dtype = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[about["dtype"]]
+        experts = range(about["num_experts"])
+        inputs = [
+            tensors[f"input/{t}/{about['tensor']}"].astype(dtype) for t in experts
+        ]
+        draws = [
+            tensors[f"{key}/mask/{t}"] for t in experts if f"{key}/mask/{t}" in tensors
+        ]
+        shape, size = inputs[0].shape, inputs[0].size
+        masks = [
+            np.unpackbits(d, count=size).astype(bool).reshape(shape) for d in draws
+        ]
+        cases.append(LoraCase(key, about["method"], about, inputs, tensors[key], masks))
+    return cases

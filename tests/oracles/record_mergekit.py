@@ -78,13 +78,13 @@ def shapes():
 
 
 def write_models():
-    """Gaussian weights, Gaussian deltas, and no two deltas of one tensor of one size."""
+    """Gaussian weights and deltas, no two deltas of a tensor of the same size."""
     rng = np.random.default_rng(20260822)
     base, experts = {}, {m: {} for m in MODELS[1:]}
     for name, shape in shapes().items():
         centre = 1.0 if "norm" in name else 0.0
         base[name] = (centre + 0.05 * rng.standard_normal(shape)).astype(np.float32)
-        for m, expert in experts.items():
+        for expert in experts.values():
             while True:
                 delta = 0.01 * rng.standard_normal(shape)
                 expert[name] = (base[name] + delta).astype(np.float32)
