@@ -4,7 +4,7 @@
 
 The authors' module is imported from the path given, PEFT's from its package; neither
 is copied. Inputs are small LoRA factors from a fixed NumPy seed: in float32 without two
-equal sizes in a tensor, and rounded to bfloat16, where sizes do tie as in real adapters.
+equal sizes in a tensor, and rounded to bfloat16, where sizes do tie.
 """
 
 import argparse
@@ -134,8 +134,8 @@ def record_authors(path, inputs):
         "notes": [
             "weights are divided by their sum before the call, as the authors' caller "
             "does; the merge then also divides by the number of agreeing experts",
-            "bfloat16 tensors are pruned, divided and voted on in bfloat16; times float32 "
-            "weights they give a float32 result",
+            "bfloat16 tensors are pruned, divided and voted on in bfloat16; times the "
+            "float32 weights they give a float32 result",
             "tied: bfloat16 sizes tie at the threshold, the choice there is open",
         ],
         "cases": cases,
@@ -206,8 +206,8 @@ def record_peft(inputs):
             "weights are used as given; ties and dare_ties divide by the number of "
             "agreeing experts, not by their weights",
             "dare_* divide by the density",
-            "weights are float32 as in PEFT's own callers, so bfloat16 tensors are pruned "
-            "and voted on in bfloat16 and give a float32 result",
+            "weights are float32 as in PEFT's own callers, so bfloat16 tensors are "
+            "pruned and voted on in bfloat16 and give a float32 result",
             "KEY/mask/T holds the packed Bernoulli draw of expert T",
         ],
         "cases": cases,
