@@ -104,10 +104,16 @@ def bind(
         per_task=None
         if per_task is None
         else _resolve_stages((per_task,), name, size, num_experts)[0],
-        matrix=merger.matrices.spec(name, shape),
+        matrix=merger.matrices.spec(name, shape) if uses_shape(merger) else None,
         num_experts=num_experts,
         rounding=merger.rounding,
     )
+
+
+def uses_shape(merger: Any) -> bool:
+    """Whether a merger looks at a leaf's axes; if not, leaves may be flattened."""
+    stages = (*merger.transforms, *merger.passes, *merger.post)
+    return any(getattr(stage, "uses_shape", False) for stage in stages)
 
 
 def _fold(key: Any, stage: int) -> Any:

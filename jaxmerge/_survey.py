@@ -20,13 +20,19 @@ from jaxmerge import _leaf
 from jaxmerge._coefficients import map_coefficients, resolve
 from jaxmerge._leaf import ExpertKey, LeafProgram
 
-# parts(stage, t, surveys of the stages before, what the last round found)
-Parts = Callable[[int, int, Any, Any], Iterable[Any]]
+# parts(stage, surveys of the stages before, what each expert's last round found) yields
+# (t, part) for every leaf and expert, in any order of the leaves.
+Parts = Callable[[int, tuple[Any, ...], list[Any]], Iterable[tuple[int, Any]]]
 
 
 def survey_rounds(transform: Any) -> int:
     """How many times a transform measures a model before it can run."""
     return getattr(transform, "survey_rounds", 0)
+
+
+def total_rounds(transforms: tuple[Any, ...]) -> int:
+    """How many times a chain of transforms reads the experts before the merge itself."""
+    return sum(survey_rounds(transform) for transform in transforms)
 
 
 def for_expert(transform: Any, t: int, num_experts: int) -> Any:
@@ -44,6 +50,11 @@ def for_expert(transform: Any, t: int, num_experts: int) -> Any:
     return map_coefficients(transform, choose)
 
 
+def of_expert(surveys: tuple[Any, ...], t: Any) -> tuple[Any, ...]:
+    """What the surveys say of one expert."""
+    return jax.tree.map(lambda x: x[t], surveys)
+
+
 def measure(
     program: LeafProgram,
     expert: Any,
@@ -56,7 +67,8 @@ def measure(
     stage: int,
 ) -> Any:
     """One leaf's part of the survey of transform `stage`, for one expert."""
-    delta, _ = _leaf.transformed(program, expert, base, t, key, surveys, upto=stage)
+    before = of_expert(surveys, t)
+    delta, _ = _leaf.transformed(program, expert, base, t, key, before, upto=stage)
     return program.transforms[stage].measure(delta, found)
 
 
@@ -69,30 +81,29 @@ def survey(
       transforms: the merger's.
       num_experts: T.
       size: the number of elements of the whole model.
-      parts: yields each leaf's part of one round, for one expert.
+      parts: yields each leaf's and expert's part of one round.
 
     Returns:
       For each transform the result stacked over the experts, or None; empty if no
       transform has a survey.
     """
-    if not any(survey_rounds(transform) for transform in transforms):
-        return ()
     surveys: tuple[Any, ...] = ()
+    if not total_rounds(transforms):
+        return surveys
     for stage, transform in enumerate(transforms):
-        if not survey_rounds(transform):
+        own = [for_expert(transform, t, num_experts) for t in range(num_experts)]
+        found: list[Any] = [None] * num_experts
+        for _ in range(survey_rounds(transform)):
+            totals: list[Any] = [None] * num_experts
+            for t, part in parts(stage, surveys, found):
+                first = totals[t] is None
+                totals[t] = part if first else transform.join(totals[t], part)
+            found = [
+                expert.conclude(total, size, before)
+                for expert, total, before in zip(own, totals, found, strict=True)
+            ]
+        if found[0] is None:
             surveys = (*surveys, None)
-            continue
-        results = []
-        for t in range(num_experts):
-            own = for_expert(transform, t, num_experts)
-            before = jax.tree.map(lambda x, t=t: x[t], surveys)
-            found = None
-            for _ in range(survey_rounds(transform)):
-                total = None
-                for part in parts(stage, t, before, found):
-                    total = part if total is None else own.join(total, part)
-                found = own.conclude(total, size, found)
-            results.append(found)
-        stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *results)
-        surveys = (*surveys, stacked)
+        else:
+            surveys = (*surveys, jax.tree.map(lambda *xs: jnp.stack(xs), *found))
     return surveys

@@ -14,7 +14,7 @@ from jaxmerge import _checks, _leaf
 from jaxmerge._coefficients import check_entries, map_coefficients
 from jaxmerge._leaf import ExpertKey
 from jaxmerge._matrices import Matrices
-from jaxmerge._survey import measure, survey
+from jaxmerge._survey import measure, of_expert, survey
 from jaxmerge._trees import (
     LowRank,
     Stacked,
@@ -230,7 +230,7 @@ def _merge_leaf(
         return ExpertKey(key, name, None if key is None else jnp.asarray(ids)[t])
 
     def found(t: Any) -> Any:
-        return jax.tree.map(lambda x: x[t], surveys)
+        return of_expert(surveys, t)
 
     stats = None
     for i, combine in enumerate(program.passes):
@@ -392,20 +392,24 @@ def _surveys(
     """For each transform its survey of the whole model, one entry per expert."""
     size = sum(int(np.prod(np.shape(experts.get(0)))) for _, experts in inputs.values())
 
-    def parts(stage: int, t: int, before: Any, found: Any) -> Iterator[Any]:
+    def parts(stage: int, before: Any, found: Any) -> Iterator[tuple[int, Any]]:
         for name, program in programs.items():
             base, experts = inputs[name]
-            expert = None if key is None else ids[t]
-            yield call(measure, "stage")(
-                program,
-                experts.get(t),
-                base,
-                np.int32(t),
-                ExpertKey(key, name_hash(name), expert),
-                before,
-                found,
-                stage=stage,
-            )
+            for t in range(experts.num):
+                expert_key = ExpertKey(key, name_hash(name), ids[t])
+                yield (
+                    t,
+                    call(measure, "stage")(
+                        program,
+                        experts.get(t),
+                        base,
+                        np.int32(t),
+                        expert_key,
+                        before,
+                        found[t],
+                        stage=stage,
+                    ),
+                )
 
     num = next(iter(inputs.values()))[1].num if inputs else 0
     return survey(merger.transforms, num, size, parts)

@@ -92,6 +92,7 @@ class Isotropic:
     """
 
     frame: str = static(default="delta")
+    uses_shape = True
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         del leaf

@@ -94,6 +94,10 @@ class ModelStock:
     compat: str = static(default="paper")
     frame: str = static(default="delta")
 
+    @property
+    def uses_shape(self) -> bool:
+        return self.filter_wise
+
     def _sum(self, x: Array) -> Array:
         if self.filter_wise and x.ndim > 0:
             return jnp.sum(x, axis=-1, keepdims=True)
