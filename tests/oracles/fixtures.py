@@ -154,3 +154,99 @@ def lora_cases(folder: str, method: str = "") -> list[LoraCase]:
         ]
         cases.append(LoraCase(key, about["method"], about, inputs, tensors[key], masks))
     return cases
+
+
+@dataclass(frozen=True)
+class ResearchCase:
+    """One merge by FusionBench or by a method's authors.
+
+    Attributes:
+      name: the case, such as `iso_c` or `ties_0.2`.
+      about: its entry of `recorded.json`: oracle, function, `frame` (what `expected`
+        is: the merged delta unless it says otherwise), parameters and notes.
+      base: the base's tensors by name.
+      experts: the three experts' tensors (weights, not deltas).
+      side: the side statistics that the method needs, one dict per expert, keyed by
+        tensor name: `fisher` (elementwise) or `gram` (X^T X of the inputs), or empty.
+      expected: what the oracle returned; for most methods one array per tensor name.
+        With masks or several models the names have prefixes, told by `frame`.
+    """
+
+    name: str
+    about: dict[str, Any] = field(repr=False)
+    base: Tensors = field(repr=False)
+    experts: list[Tensors] = field(repr=False)
+    side: list[Tensors] = field(repr=False)
+    expected: Tensors = field(repr=False)
+
+    @property
+    def deltas(self) -> list[Tensors]:
+        """The experts' task vectors as the oracles were given them, in float32."""
+        return [{k: e[k] - self.base[k] for k in self.base} for e in self.experts]
+
+
+def under(tensors: Tensors, prefix: str) -> Tensors:
+    """The tensors whose names start with `prefix/`, without it."""
+    start = prefix + "/"
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+
+def research_cases(prefix: str = "") -> list[ResearchCase]:
+    """The recorded merges of folder `research` whose names start with `prefix`."""
+    tensors = read_safetensors(FIXTURES / "research" / "tensors.safetensors")
+    about = recorded("research")
+    each = lambda kind: [
+        under(tensors, f"{kind}/{t}") for t in range(about["num_experts"])
+    ]
+    base, experts = under(tensors, "base"), each("expert")
+    return [
+        ResearchCase(
+            name,
+            case,
+            base,
+            experts,
+            each(case["side"]) if "side" in case else [],
+            under(tensors, name),
+        )
+        for name, case in about["cases"].items()
+        if name.startswith(prefix)
+    ]
+
+
+@dataclass(frozen=True)
+class TransformersCase:
+    """Folders as transformers saves them, a recipe, and its merge by hand.
+
+    Attributes:
+      root: holds `base`, `a`, `b`, `c` (bfloat16, sharded, tied embeddings; the base
+        with tokenizer and chat template) and `ties.yml`, whose models are those names.
+      merged: TIES in float64 from its definition, rounded once to float32, not yet to
+        bfloat16. Equal sizes at the threshold are kept from the lowest index.
+      mergekit: what mergekit itself wrote for `ties.yml`, bfloat16.
+      tied: True where some expert's delta has the size at which its tensor is cut and
+        a tie straddles the cut; there mergekit keeps another of the equals.
+      input_ids: tokens of two sequences.
+      logits: of the merged weights after rounding to bfloat16, by transformers in
+        float32 arithmetic.
+    """
+
+    root: Path
+    merged: Tensors = field(repr=False)
+    mergekit: Tensors = field(repr=False)
+    tied: Tensors = field(repr=False)
+    input_ids: np.ndarray = field(repr=False)
+    logits: np.ndarray = field(repr=False)
+
+
+def transformers_case() -> TransformersCase:
+    """The recorded transformers folder."""
+    root = FIXTURES / "transformers"
+    tensors = read_safetensors(root / "expected.safetensors")
+    return TransformersCase(
+        root,
+        under(tensors, "merged"),
+        under(tensors, "mergekit"),
+        {k: v.astype(bool) for k, v in under(tensors, "tied").items()},
+        tensors["input_ids"],
+        tensors["logits"],
+    )

@@ -9,12 +9,14 @@ repeats the same on a model made afresh.
 import json
 import platform
 import shutil
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -117,6 +119,33 @@ def ties(root: Path) -> dict[str, np.ndarray]:
     return merged
 
 
+def tied(root: Path) -> dict[str, torch.Tensor]:
+    """Where a delta has exactly the size at which its tensor is cut, and not alone."""
+    base, at = read(root / "base"), {}
+    for key, tensor in base.items():
+        at[key] = torch.zeros(tensor.shape, dtype=torch.uint8)
+        for name, (_, density) in EXPERTS.items():
+            sizes = (read(root / name)[key].double() - tensor.double()).abs()
+            order = sizes.flatten().sort(descending=True)[0]
+            last, first = order[int(density * order.numel()) + torch.tensor([-1, 0])]
+            if last == first:
+                at[key] |= (sizes == last).to(torch.uint8)
+    return at
+
+
+def by_mergekit(root: Path) -> dict[str, torch.Tensor]:
+    """What mergekit writes for the recipe; imported here as only recording needs it."""
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    config = MergeConfiguration.model_validate(yaml.safe_load(recipe(root)))
+    options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
+    with tempfile.TemporaryDirectory() as out:
+        run_merge(config, out, options)
+        return read(Path(out))
+
+
 def input_ids(vocab: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(3).integers(0, vocab, (2, 9)))
 
@@ -143,10 +172,24 @@ def main() -> None:
     rounded = {k: torch.from_numpy(v).to(torch.bfloat16) for k, v in merged.items()}
     config = LlamaConfig.from_pretrained(FOLDER / "base")
     expected = {f"merged/{k}": torch.from_numpy(v).float() for k, v in merged.items()}
+    at, kit = tied(FOLDER), by_mergekit(FOLDER)
+    every = {k: torch.ones_like(v) for k, v in at.items()}
+    differ = {k: kit[k] != rounded[k] for k in rounded}
+    open_choice = {k: v & (at[k] == 1) for k, v in differ.items()}
+    count = lambda tree: sum(int(v.sum()) for v in tree.values())
+    expected |= {f"mergekit/{k}": v for k, v in kit.items()}
+    expected |= {f"tied/{k}": v for k, v in at.items()}
     expected["logits"] = logits(config, rounded)
     expected["input_ids"] = input_ids(sizes.vocab)
     save_file(expected, FOLDER / "expected.safetensors")
-    packages = ("transformers", "torch", "safetensors", "tokenizers", "numpy")
+    packages = (
+        "transformers",
+        "mergekit",
+        "torch",
+        "safetensors",
+        "tokenizers",
+        "numpy",
+    )
     about = {
         "oracle": "transformers, and the merge by hand in float64 NumPy",
         "versions": {p: version(p) for p in packages}
@@ -161,7 +204,12 @@ def main() -> None:
         "notes": [
             "merged/* are before the rounding to bfloat16; the logits are float32 "
             "arithmetic on the weights after it",
-            "bfloat16 deltas tie in size; the lowest index is kept, as mergekit does",
+            "bfloat16 deltas tie in size; by hand the lowest index is kept, mergekit "
+            "keeps whichever its unstable sort leaves first",
+            "mergekit/* is mergekit's own output for ties.yml",
+            f"`tied` is 1 at such a tie: {count(at)} elements of {count(every)}; "
+            f"mergekit/* differs from merged/* rounded in {count(open_choice)} of them "
+            f"and, by the last bit, in {count(differ) - count(open_choice)} others",
             "embeddings are tied: no file holds lm_head.weight",
         ],
     }
