@@ -1,0 +1,158 @@
+"""Each method in plain NumPy float64, one tensor at a time, written from its paper.
+
+Every function takes `base` and `experts` (arrays of one shape) and returns the merged
+array. They look like the equations; speed is no concern.
+"""
+
+import numpy as np
+
+
+def _deltas(base, experts):
+    base = np.asarray(base, np.float64)
+    return base, [np.asarray(x, np.float64) - base for x in experts]
+
+
+def keep_largest(delta, density):
+    """The int(density * n) largest magnitudes; ties by lowest index."""
+    k = int(density * delta.size)
+    if density >= 1:
+        return delta
+    order = np.argsort(-np.abs(delta).ravel(), kind="stable")
+    kept = np.zeros(delta.size)
+    kept[order[:k]] = delta.ravel()[order[:k]]
+    return kept.reshape(delta.shape)
+
+
+def average(base, experts, weights=None):
+    weights = np.ones(len(experts)) if weights is None else np.asarray(weights)
+    total = sum(
+        w * np.asarray(x, np.float64) for w, x in zip(weights, experts, strict=True)
+    )
+    return total / weights.sum()
+
+
+def task_arithmetic(base, experts, scale=0.3, weights=None):
+    base, deltas = _deltas(base, experts)
+    weights = np.ones(len(experts)) if weights is None else np.asarray(weights)
+    return base + scale * sum(w * d for w, d in zip(weights, deltas, strict=True))
+
+
+def elected_mean(deltas, weights, vote, divisor):
+    up = vote >= 0
+    merged, share = np.zeros(vote.shape), np.zeros(vote.shape)
+    for w, d in zip(weights, deltas, strict=True):
+        agrees = np.where(up, d > 0, d < 0)
+        merged += np.where(agrees, w * d, 0)
+        share += agrees * (w if divisor == "weight" else 1.0)
+    return merged / np.where(share == 0, 1, share)
+
+
+def ties(base, experts, density=0.2, scale=1.0):
+    base, deltas = _deltas(base, experts)
+    deltas = [keep_largest(d, density) for d in deltas]
+    ones = np.ones(len(deltas))
+    return base + scale * elected_mean(deltas, ones, sum(deltas), "count")
+
+
+def ties_tree(base, experts, density=0.2, scale=1.0):
+    """TIES with one threshold per expert over the whole model (a dict of tensors)."""
+    deltas = [{k: np.float64(x[k]) - np.float64(base[k]) for k in base} for x in experts]
+    trimmed = []
+    for delta in deltas:
+        flat = np.sort(np.abs(np.concatenate([d.ravel() for d in delta.values()])))
+        threshold = flat[flat.size - int(density * flat.size)]
+        trimmed.append(
+            {k: np.where(np.abs(d) >= threshold, d, 0) for k, d in delta.items()}
+        )
+    ones = np.ones(len(experts))
+    return {
+        k: np.float64(base[k])
+        + scale
+        * elected_mean([d[k] for d in trimmed], ones, sum(d[k] for d in trimmed), "count")
+        for k in base
+    }
+
+
+def magnitude_prune(base, experts, density=0.2, scale=1.0):
+    base, deltas = _deltas(base, experts)
+    return base + scale * sum(keep_largest(d, density) for d in deltas)
+
+
+def dare(base, experts, masks, density=0.1, consensus="linear"):
+    """`masks[t]` is where expert t's entries are kept."""
+    base, deltas = _deltas(base, experts)
+    deltas = [np.where(m, d, 0) / density for m, d in zip(masks, deltas, strict=True)]
+    if consensus == "linear":
+        return base + sum(deltas)
+    agreeing = elected_mean(deltas, np.ones(len(deltas)), sum(deltas), "count")
+    counts = sum(np.where(sum(deltas) >= 0, d > 0, d < 0) for d in deltas)
+    return base + agreeing * np.where(counts == 0, 1, counts)
+
+
+def slerp(base, experts, t=0.5):
+    first, second = (np.asarray(x, np.float64).ravel() for x in experts)
+    norms = np.linalg.norm(first) * np.linalg.norm(second)
+    cosine = first @ second / norms
+    if abs(cosine) > 0.9995:
+        return ((1 - t) * first + t * second).reshape(np.shape(experts[0]))
+    angle = np.arccos(cosine)
+    merged = np.sin((1 - t) * angle) * first + np.sin(t * angle) * second
+    return (merged / np.sin(angle)).reshape(np.shape(experts[0]))
+
+
+def model_stock(base, experts):
+    base, deltas = _deltas(base, experts)
+    num = len(deltas)
+    cosines = [
+        np.sum(deltas[i] * deltas[j])
+        / (np.linalg.norm(deltas[i]) * np.linalg.norm(deltas[j]))
+        for i in range(num)
+        for j in range(i)
+    ]
+    cosine = np.mean(cosines)
+    ratio = num * cosine / (1 + (num - 1) * cosine)
+    return base + ratio * sum(deltas) / num
+
+
+def consensus(base, experts, threshold=0.4, min_tasks=2, scale=0.3):
+    base, deltas = _deltas(base, experts)
+    total = sum(deltas)
+    needed = sum(np.abs(d) >= threshold * np.abs(total - d) for d in deltas)
+    return base + scale * np.where(needed >= min_tasks, total, 0)
+
+
+def emr(base, experts):
+    """The models of all tasks, from dicts of tensors."""
+    deltas = [{k: np.float64(x[k]) - np.float64(base[k]) for k in base} for x in experts]
+    unified = {}
+    for k in base:
+        total = sum(d[k] for d in deltas)
+        stack = np.stack([d[k] for d in deltas])
+        agree = np.where(total > 0, stack > 0, stack < 0)
+        sign = np.where(total > 0, 1, -1)
+        unified[k] = sign * np.max(np.where(agree, np.abs(stack), 0), axis=0)
+    models = []
+    for delta in deltas:
+        masked = {k: np.where(delta[k] * unified[k] > 0, unified[k], 0) for k in base}
+        above = sum(np.mean(np.abs(delta[k])) for k in base)
+        below = sum(np.mean(np.abs(masked[k])) for k in base)
+        models.append({k: np.float64(base[k]) + above / below * masked[k] for k in base})
+    return models
+
+
+def isotropic(base, experts, scale=1.0):
+    base, deltas = _deltas(base, experts)
+    total = sum(deltas)
+    if total.ndim != 2:
+        return base + scale * total / len(deltas)
+    u, s, vt = np.linalg.svd(total, full_matrices=False)
+    return base + scale * np.mean(s) * (u @ vt)
+
+
+def rht(base, experts, density=0.7, weights=None, divisor=None):
+    base, deltas = _deltas(base, experts)
+    divisor = density if divisor is None else divisor
+    weights = np.ones(len(experts)) if weights is None else np.asarray(weights, float)
+    weights = weights / weights.sum()
+    kept = [keep_largest(d, density) / (divisor if density < 1 else 1) for d in deltas]
+    return base + elected_mean(kept, weights, sum(kept), "count")

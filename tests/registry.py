@@ -1,0 +1,88 @@
+"""Every method, one line each; `test_conformance.py` runs its checks over this table.
+
+A method enters with its recipe, its NumPy reference and what it promises:
+
+agreement  how closely executors agree: "exact" (bit for bit when jitted), "close" (per
+           element within rounding of the sums), "spectral" (1e-5 of the delta's norm)
+sweep      the coefficient that is swept by vmap and must not recompile
+smooth     whether the merged model is differentiable in its experts almost everywhere
+random     whether it needs a key
+experts    how many experts the tests give it
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import jaxmerge
+from tests.reference import methods as reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    name: str
+    make: Callable[..., jaxmerge.Merger]
+    reference: Callable[..., Any]
+    agreement: str = "exact"
+    sweep: tuple[str, tuple[float, float]] | None = ("scale", (0.5, 1.5))
+    smooth: bool = True
+    random: bool = False
+    experts: int = 4
+    whole_model: bool = False  # the reference takes dicts of tensors
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _dare(consensus: str) -> Callable[..., Any]:
+    def merged(base, experts, masks):
+        return reference.dare(base, experts, masks, density=0.4, consensus=consensus)
+
+    return merged
+
+
+def _rht_reference(base, experts):
+    return reference.rht(base, experts, weights=[1.0, 2.0, 3.0, 4.0])
+
+
+def _rht(**kwargs):
+    return jaxmerge.rht(weights=np.array([1.0, 2.0, 3.0, 4.0], np.float32), **kwargs)
+
+
+J, R = jaxmerge, reference
+METHODS = [
+    Method("average", J.average, R.average, sweep=("weights", (0.5, 1.5))),
+    Method("task_arithmetic", J.task_arithmetic, R.task_arithmetic),
+    Method("ties", J.ties, R.ties, sweep=("density", (0.3, 0.6))),
+    Method(
+        "ties_tree", lambda **k: J.ties(scope="tree", **k), R.ties_tree, whole_model=True
+    ),
+    Method(
+        "dare_linear",
+        lambda **k: J.dare(**{"density": 0.4, **k}),
+        _dare("linear"),
+        random=True,
+    ),
+    Method(
+        "dare_ties",
+        lambda **k: J.dare(**{"density": 0.4, "consensus": "ties", **k}),
+        _dare("ties"),
+        random=True,
+    ),
+    Method(
+        "magnitude_prune",
+        J.magnitude_prune,
+        R.magnitude_prune,
+        sweep=("density", (0.3, 0.6)),
+    ),
+    Method(
+        "slerp", J.slerp, R.slerp, agreement="close", sweep=("t", (0.2, 0.7)), experts=2
+    ),
+    Method("model_stock", J.model_stock, R.model_stock, agreement="close", sweep=None),
+    Method("consensus", J.consensus, R.consensus, sweep=("threshold", (0.2, 0.6))),
+    Method("emr", J.emr, R.emr, agreement="close", sweep=None, whole_model=True),
+    Method("isotropic", J.isotropic, R.isotropic, agreement="spectral"),
+    Method("rht", _rht, _rht_reference, sweep=("density", (0.3, 0.9))),
+]

@@ -1,0 +1,308 @@
+"""What every method promises, checked over the registry.
+
+One compiled function per method serves most checks; leaves are small.
+"""
+
+import functools
+
+import chex
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+import jaxmerge
+from jaxmerge import checkpoint
+from tests.registry import METHODS, Method
+
+SHAPES = {"mlp": {"kernel": (16, 8), "bias": (24,)}, "gain": ()}
+methods = pytest.mark.parametrize("method", METHODS, ids=str)
+
+
+def model(seed: int, dtype=np.float32, scale: float = 1.0) -> dict:
+    rng = np.random.default_rng(seed)
+    draw = lambda shape: jnp.asarray(scale * rng.standard_normal(shape), dtype)
+    tree = jax.tree.map(draw, SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+    return {**tree, "step": jnp.arange(3), "unused": None}
+
+
+def problem(method: Method, dtype=np.float32):
+    base = model(0, dtype)
+    deltas = [model(1 + t, dtype, scale=0.1) for t in range(method.experts)]
+    add = lambda b, d: b if b.dtype == jnp.int32 else b + d
+    return base, [jax.tree.map(add, base, delta) for delta in deltas]
+
+
+def run(merger, base, experts, key=None, ids=None):
+    merged = merger(base, experts, key=key, ids=ids)
+    if isinstance(merged, jaxmerge.TaskModels):
+        return [merged.params(t) for t in range(len(experts))]
+    return merged
+
+
+@functools.cache
+def compiled(method: Method):
+    """The method as one jitted function of its merger, models and key."""
+    return jax.jit(run)
+
+
+def key_of(method: Method):
+    return jax.random.key(7) if method.random else None
+
+
+def floats(tree) -> list[np.ndarray]:
+    leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
+    return [x for x in leaves if np.issubdtype(x.dtype, np.floating)]
+
+
+def norm_of_delta(method: Method) -> float:
+    base, experts = problem(method)
+    pairs = zip(floats(base), floats(experts[0]), strict=True)
+    return float(np.sqrt(sum(np.sum((x - b) ** 2) for b, x in pairs)))
+
+
+def assert_agree(method: Method, a, b, *, exact: bool = False):
+    """Equal in the method's class of agreement; see the registry."""
+    chex.assert_trees_all_equal_structs(a, b)
+    if exact and method.agreement == "exact":
+        chex.assert_trees_all_equal(a, b)
+        return
+    tolerance = 1e-5 * norm_of_delta(method) if method.agreement == "spectral" else 2e-6
+    for x, y in zip(floats(a), floats(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-6, atol=tolerance)
+
+
+@methods
+def test_equals_numpy_reference(method):
+    base, experts = problem(method)
+    merged = compiled(method)(method.make(), base, experts, key_of(method))
+    np.testing.assert_array_equal(jax.tree.leaves(merged)[-1].dtype, np.int32)
+    named = jaxmerge.named_leaves
+    base, experts = named(base), [named(x) for x in experts]
+    base.pop("step")
+    if method.whole_model:
+        expected = method.reference(base, experts)
+        results = merged if isinstance(merged, list) else [merged]
+        expected = expected if isinstance(expected, list) else [expected]
+        for result, truth in zip(results, expected, strict=True):
+            for name in base:
+                np.testing.assert_allclose(
+                    named(result)[name], truth[name], rtol=1e-5, atol=1e-5
+                )
+        return
+    for name in base:
+        inputs = [np.asarray(x[name]) for x in experts]
+        if method.random:
+            masks = [kept_by_dare(name, t, base[name].shape) for t in range(len(inputs))]
+            truth = method.reference(np.asarray(base[name]), inputs, masks)
+        else:
+            truth = method.reference(np.asarray(base[name]), inputs)
+        np.testing.assert_allclose(named(merged)[name], truth, rtol=1e-5, atol=1e-5)
+
+
+def kept_by_dare(name: str, t: int, shape) -> np.ndarray:
+    """The mask that DARE's documented key derivation draws, by jax.random itself."""
+    hi, lo = jaxmerge.name_hash(name)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), hi), lo)
+    key = jax.random.fold_in(jax.random.fold_in(key, np.uint32(t)), 0)
+    return np.asarray(jax.random.bernoulli(key, jnp.float32(0.4), shape))
+
+
+@methods
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_keeps_structure_shapes_and_dtypes(method, dtype):
+    base, experts = problem(method, dtype)
+    merged = jax.eval_shape(run, method.make(), base, experts, key_of(method))
+    for result in merged if isinstance(merged, list) else [merged]:
+        chex.assert_trees_all_equal_shapes_and_dtypes(
+            result, jax.eval_shape(lambda: base)
+        )
+
+
+@methods
+def test_zero_deltas_give_the_base(method):
+    base, _ = problem(method)
+    merged = compiled(method)(method.make(), base, [base] * method.experts, key_of(method))
+    for result in merged if isinstance(merged, list) else [merged]:
+        for x, b in zip(floats(result), floats(base), strict=True):
+            np.testing.assert_allclose(x, b, rtol=3e-7)
+
+
+@methods
+def test_permuted_experts_with_their_ids_give_the_same(method):
+    base, experts = problem(method)
+    order = list(range(method.experts))[::-1]
+    weights = np.linspace(1.0, 2.0, method.experts).astype(np.float32)
+    weighted = method.name in ("average", "task_arithmetic", "ties", "rht", "isotropic")
+    make = lambda w: method.make(weights=w) if weighted and "rht" != method.name else (
+        method.make()
+    )
+    if method.name == "rht":
+        make = lambda w: jaxmerge.rht(weights=w)
+    if method.name == "slerp":
+        make = lambda w: jaxmerge.slerp(t=0.25 if w[0] < w[-1] else 0.75)
+    key, ids = key_of(method), np.arange(method.experts)
+    a = run(make(weights), base, experts, key, list(ids))
+    b = run(
+        make(weights[order]), base, [experts[t] for t in order], key, [ids[t] for t in order]
+    )
+    if isinstance(a, list):
+        b = [b[order.index(t)] for t in range(method.experts)]
+    assert_agree(method, a, b)
+
+
+@methods
+def test_jit_eager_leafwise_and_stacked_agree(method):
+    base, experts = problem(method)
+    key = key_of(method)
+    merger = method.make()
+    jitted = compiled(method)(merger, base, experts, key)
+    assert_agree(method, run(merger, base, experts, key), jitted)
+    leafwise = jaxmerge.merge_leaves(merger, base, experts, key=key)
+    if isinstance(leafwise, jaxmerge.TaskModels):
+        leafwise = [leafwise.params(t) for t in range(method.experts)]
+    assert_agree(method, leafwise, jitted, exact=True)
+    stacked = jax.jit(lambda m, b, e, k: m(b, e, key=k))(
+        merger, base, jaxmerge.stack(experts), key
+    )
+    if isinstance(stacked, jaxmerge.TaskModels):
+        stacked = [stacked.params(t) for t in range(method.experts)]
+    assert_agree(method, stacked, jitted, exact=True)
+
+
+@methods
+def test_vmap_sweep_equals_loop_and_compiles_once(method):
+    if method.sweep is None:
+        assert not jax.tree.leaves(method.make())  # nothing to sweep
+        return
+    field, (low, high) = method.sweep
+    base, experts = problem(method)
+    key = key_of(method)
+    traces = []
+
+    @jax.jit
+    def at(value):
+        traces.append(value)
+        return run(method.make(**{field: value}), base, experts, key)
+
+    values = jnp.linspace(low, high, 3)
+    loop = [at(value) for value in values]
+    assert len(traces) == 1
+    swept = jax.vmap(lambda v: run(method.make(**{field: v}), base, experts, key))(values)
+    for i, one in enumerate(loop):
+        assert_agree(method, jax.tree.map(lambda x, i=i: x[i], swept), one)
+
+
+@methods
+def test_gradient_in_the_experts_equals_finite_differences(method):
+    with jax.enable_x64(True):
+        base, experts = problem(method, np.float64)
+        key = key_of(method)
+        direction = [
+            jax.tree.map(lambda x: 0 * x if x.dtype == jnp.int32 else x, model(50 + t, np.float64))
+            for t in range(method.experts)
+        ]
+
+        @jax.jit
+        def loss(step):
+            move = lambda x, d: x + step * d if x.dtype == jnp.float64 else x
+            moved = [jax.tree.map(move, x, d) for x, d in zip(experts, direction, strict=True)]
+            merged = run(method.make(), base, moved, key)
+            return sum(jnp.sum(x**2) for x in jax.tree.leaves(merged) if x.dtype == jnp.float64)
+
+        step = 1e-6
+        numeric = (loss(jnp.float64(step)) - loss(jnp.float64(-step))) / (2 * step)
+        exact = jax.grad(loss)(jnp.float64(0.0))
+        np.testing.assert_allclose(exact, numeric, rtol=1e-5, atol=1e-6)
+
+
+@methods
+def test_gradients_are_finite_where_the_method_degenerates(method):
+    base, experts = problem(method)
+    key = key_of(method)
+    zero = [base] * method.experts
+    same = [experts[0]] * method.experts
+
+    @jax.jit
+    def gradient(xs):
+        split = [{k: v for k, v in x.items() if k != "step"} for x in xs]
+
+        def loss(parts):
+            models = [{**p, "step": base["step"]} for p in parts]
+            leaves = jax.tree.leaves(run(method.make(), base, models, key))
+            return sum(jnp.sum(x * x) for x in leaves if x.dtype == jnp.float32)
+
+        return jax.grad(loss)(split)
+
+    for case in (zero, same):
+        chex.assert_tree_all_finite(gradient(case))
+
+
+@methods
+def test_streamed_equals_in_memory(method, tmp_path):
+    base, experts = problem(method)
+    key = key_of(method)
+    for name, tree in [("base", base), *((f"x{t}", x) for t, x in enumerate(experts))]:
+        checkpoint.save(tmp_path / f"{name}.safetensors", tree)
+    paths = [tmp_path / f"x{t}.safetensors" for t in range(method.experts)]
+    merger = method.make()
+    inputs = {"base": tmp_path / "base.safetensors", "experts": paths}
+    jitted = compiled(method)(merger, base, experts, key)
+    if merger.per_task is not None:
+        checkpoint.merge_tasks(merger, **inputs, out=tmp_path / "out", key=key)
+        streamed = [
+            checkpoint.load_task(tmp_path / "out", tmp_path / "base.safetensors", t)
+            for t in range(method.experts)
+        ]
+    else:
+        out = tmp_path / "out.safetensors"
+        checkpoint.merge(merger, **inputs, out=out, key=key)
+        streamed = checkpoint.load(out)
+    drop = lambda tree: {k: v for k, v in tree.items() if v is not None}
+    jitted = [drop(x) for x in jitted] if isinstance(jitted, list) else drop(jitted)
+    assert_agree(method, streamed, jitted, exact=True)
+
+
+@methods
+def test_sharded_equals_unsharded(method):
+    base, experts = problem(method)
+    mesh = jax.make_mesh((8,), ("x",))
+
+    def shard(x):
+        spec = PartitionSpec("x") if x.ndim and x.shape[0] % 8 == 0 else PartitionSpec()
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    key = key_of(method)
+    merger = method.make()
+    whole = compiled(method)(merger, base, experts, key)
+    parts = jax.tree.map(shard, (base, experts))
+    sharded = jax.jit(run)(merger, *parts, key)
+    assert_agree(method, sharded, whole, exact=True)
+
+
+@methods
+def test_same_key_same_result_and_another_key_another(method):
+    base, experts = problem(method)
+    f = compiled(method)
+    if not method.random:
+        chex.assert_trees_all_equal(
+            f(method.make(), base, experts, None), f(method.make(), base, experts, None)
+        )
+        return
+    first = f(method.make(), base, experts, jax.random.key(7))
+    chex.assert_trees_all_equal(first, f(method.make(), base, experts, jax.random.key(7)))
+    other = f(method.make(), base, experts, jax.random.key(8))
+    assert any((x != y).any() for x, y in zip(floats(first), floats(other), strict=True))
+    with pytest.raises(TypeError, match="key"):
+        method.make()(base, experts)
+
+
+@methods
+def test_lowers_for_cpu_cuda_and_tpu(method):
+    base, experts = problem(method)
+    exported = jax.export.export(compiled(method), platforms=["cpu", "cuda", "tpu"])(
+        method.make(), base, experts, key_of(method)
+    )
+    assert exported.platforms == ("cpu", "cuda", "tpu")
