@@ -1,1 +1,27 @@
-"""checkpoint."""
+"""Checkpoints: reading and writing every format, tensor by tensor, and as pytrees."""
+
+from jaxmerge.checkpoint.errors import CheckpointError as CheckpointError
+from jaxmerge.checkpoint.hub import resolve_model as resolve_model
+from jaxmerge.checkpoint.names import (
+    flatten_names as flatten_names,
+    unflatten_names as unflatten_names,
+)
+from jaxmerge.checkpoint.peft import (
+    Adapter as Adapter,
+    LoraPair as LoraPair,
+    lora_delta as lora_delta,
+    lora_pairs as lora_pairs,
+    read_adapter as read_adapter,
+)
+from jaxmerge.checkpoint.safetensors import (
+    SafetensorsFile as SafetensorsFile,
+    SafetensorsWriter as SafetensorsWriter,
+)
+from jaxmerge.checkpoint.sink import (
+    Sink as Sink,
+    default_kind as default_kind,
+    open_sink as open_sink,
+)
+from jaxmerge.checkpoint.source import Source as Source, open_source as open_source
+from jaxmerge.checkpoint.tensor_info import TensorInfo as TensorInfo
+from jaxmerge.checkpoint.tree import load as load, save as save

@@ -6,12 +6,13 @@ map: its pages would count in the process's memory, and a file cut short under i
 the process, where a short read is an error with a sentence.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -75,7 +76,7 @@ def check_range(where: str, info: TensorInfo, start: int, stop: int) -> None:
 
 
 class SafetensorsFile:
-    """A safetensors file, open for reading; every method may run in several threads.
+    """A safetensors file to read from; every method may run in several threads.
 
     Args:
       path: the file.
@@ -96,46 +97,64 @@ class SafetensorsFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise CheckpointError(f"{self.path} is not a file")
-        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self) -> None:
         where = str(self.path)
-        self.size = os.fstat(self._descriptor).st_size
-        if self.size < 8:
-            raise CheckpointError(
-                f"{where} has {self.size} bytes; a safetensors file begins with 8 "
-                "bytes that give the length of its header"
-            )
-        length = self._fetch(aligned_empty(8), 0, "the header's length")
-        header_bytes = int.from_bytes(length.tobytes(), "little")
-        if header_bytes > min(self.size - 8, MAX_HEADER_BYTES):
-            raise CheckpointError(
-                f"{where} is no safetensors file, or is cut short: its header should "
-                f"have {header_bytes} bytes, the file has {self.size}, and a header at "
-                f"most {MAX_HEADER_BYTES}"
-            )
-        raw = self._fetch(aligned_empty(8 + header_bytes), 0, "the header").tobytes()
+        self._state = None
+        with self._opened() as descriptor:
+            self.size = os.fstat(descriptor).st_size
+            if self.size < 8:
+                raise CheckpointError(
+                    f"{where} has {self.size} bytes; a safetensors file begins with 8 "
+                    "bytes that give the length of its header"
+                )
+            length = self._fetch(descriptor, aligned_empty(8), 0, "its header")
+            header_bytes = int.from_bytes(length.tobytes(), "little")
+            if header_bytes > min(self.size - 8, MAX_HEADER_BYTES):
+                raise CheckpointError(
+                    f"{where} is no safetensors file, or is cut short: its header "
+                    f"should have {header_bytes} bytes, the file has {self.size}, and "
+                    f"a header at most {MAX_HEADER_BYTES}"
+                )
+            buffer = aligned_empty(8 + header_bytes)
+            raw = self._fetch(descriptor, buffer, 0, "its header").tobytes()
         self._data = len(raw)
         self.infos, self._begins, self.metadata = parse_header(
             where, raw[8:], self.size - self._data
         )
         self.header_sha256 = hashlib.sha256(raw).hexdigest()
 
-    def _fetch(self, buffer: np.ndarray, offset: int, what: str) -> np.ndarray:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The file's descriptor, if it is still the file whose header was read.
+
+        Opening costs microseconds, and a hundred shards of ten experts would be more
+        descriptors than a process may have.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            now = os.fstat(descriptor)
+            state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+            self._state = self._state or state
+            if state != self._state:
+                raise CheckpointError(
+                    f"{self.path} has changed since it was opened; something else is "
+                    "writing it"
+                )
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _fetch(
+        self, descriptor: int, buffer: np.ndarray, offset: int, what: str
+    ) -> np.ndarray:
         done = 0
         while done < buffer.nbytes:
             part = buffer[done : done + _CHUNK]
-            count = os.preadv(self._descriptor, [part.data], offset + done)
+            count = os.preadv(descriptor, [part.data], offset + done)
             if count == 0:
                 raise CheckpointError(
                     f"{self.path}: the file ended while {what} was read, "
                     f"{buffer.nbytes - done} bytes too early; something else is "
-                    "changing it"
+                    "writing it"
                 )
             done += count
         return buffer
@@ -181,7 +200,9 @@ class SafetensorsFile:
             )
         width = info.dtype.itemsize
         buffer = take_buffer(out, (stop - start) * width)
-        self._fetch(buffer, self.offset(name) + start * width, f"tensor {name!r}")
+        offset = self.offset(name) + start * width
+        with self._opened() as descriptor:
+            self._fetch(descriptor, buffer, offset, f"tensor {name!r}")
         if info.dtype == np.bool_ and buffer.size and buffer.max() > 1:
             raise CheckpointError(
                 f"{self.path}: tensor {name!r} is boolean and holds a byte that is "
@@ -195,10 +216,7 @@ class SafetensorsFile:
         return self.read_range(name, 0, info.size, out).reshape(info.shape)
 
     def close(self) -> None:
-        """Closes the file; closing twice does nothing."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        """Does nothing: between reads, no file is held open."""
 
     def __enter__(self) -> "SafetensorsFile":
         return self
@@ -225,6 +243,15 @@ def _reserve(path: Path, descriptor: int, size: int) -> None:
             raise
     # A file system that cannot reserve gets the length; writing may still run out.
     os.truncate(descriptor, size)
+
+
+def sync(path: Path) -> None:
+    """Flushes a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _full(path: Path, needed: int) -> CheckpointError:
@@ -264,26 +291,30 @@ class SafetensorsWriter:
         self.size = len(header) + sum(info.nbytes for info in ordered)
         self._lock = threading.Lock()
         self._written: dict[str, list[tuple[int, int]]] = {n: [] for n in self.infos}
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(self.path, flags, 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(self.path, flags, 0o666)
         try:
-            _reserve(self.path, self._descriptor, self.size)
+            _reserve(self.path, descriptor, self.size)
             self._store(np.frombuffer(header, np.uint8), 0)
         except BaseException:
-            self.abandon()
             self.path.unlink()
             raise
+        finally:
+            os.close(descriptor)
 
     def _store(self, raw: np.ndarray, offset: int) -> None:
         done = 0
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             while done < raw.nbytes:
                 part = raw[done : done + _CHUNK]
-                done += os.pwrite(self._descriptor, part.data, offset + done)
+                done += os.pwrite(descriptor, part.data, offset + done)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise _full(self.path, self.size) from error
             raise
+        finally:
+            os.close(descriptor)
 
     def _claim(self, name: str, start: int, stop: int) -> None:
         """Notes elements as written, and refuses those that already are."""
@@ -354,11 +385,4 @@ class SafetensorsWriter:
                 f"{self.path}: {len(missing)} of {len(self.infos)} tensors are not "
                 f"completely written, {missing[0]!r} among them"
             )
-        os.fsync(self._descriptor)
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Closes the file as it is; a second time does nothing."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        sync(self.path)

@@ -315,6 +315,9 @@ def test_a_file_cut_while_it_is_read(tmp_path):
     path = write(tmp_path / "x", {"a": bits("F32", (100_000,))})
     with SafetensorsFile(path) as file:
         os.truncate(path, 200_000)
+        with pytest.raises(CheckpointError, match="changed since it was opened"):
+            file.read("a")
+        file._state = None  # As if it were cut after the check.
         with pytest.raises(CheckpointError, match="ended while tensor 'a' was read"):
             file.read("a")
 
