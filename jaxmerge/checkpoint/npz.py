@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -31,7 +31,7 @@ _BY_NAME = {str(dtype): dtype for dtype in DTYPES.values()}
 _PIECE = 1 << 22
 
 
-def _read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = npy.read_magic(stream)
     if version == (1, 0):
         return npy.read_array_header_1_0(stream)
@@ -137,7 +137,7 @@ class NpzSource(Source):
             raise CheckpointError(f"{self.path}: member {name!r} is not what we write")
         return strings
 
-    def _stream(self, name: str) -> IO[bytes]:
+    def _stream(self, name: str) -> Any:
         try:
             return self._zip.open(self._members[name])
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
@@ -230,7 +230,7 @@ def write_npz(
     """
     with path.open("xb") as file, zipfile.ZipFile(file, "w") as archive:
 
-        def member(name: str) -> IO[bytes]:
+        def member(name: str) -> Any:
             entry = zipfile.ZipInfo(f"{name}.npy", _FIRST_DATE)
             entry.create_system, entry.external_attr = 3, 0o644 << 16
             return archive.open(entry, "w", force_zip64=True)

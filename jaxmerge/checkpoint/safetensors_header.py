@@ -197,7 +197,9 @@ def encode_header(
       CheckpointError: if two tensors have one name, one is called `__metadata__`, one
         has a packed dtype, a text is not Unicode, or the header is too long.
     """
-    header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {}
+    if metadata:
+        header[_METADATA] = dict(sorted(metadata.items()))
     position, begins = 0, {}
     for text in (*(metadata or {}), *(metadata or {}).values()):
         _check_text("the metadata to write", text)
