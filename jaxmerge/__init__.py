@@ -1,1 +1,49 @@
-"""Model merging in JAX."""
+"""Model merging in JAX: pure merge operators over parameter pytrees.
+
+The names here are the public API and the only promise of stability. `jaxmerge.checkpoint`
+works on files, `jaxmerge.ranks` selects by magnitude; `jaxmerge.transforms` and
+`jaxmerge.combine` are the parts that recipes are made of.
+"""
+
+from jaxmerge import (
+    checkpoint as checkpoint,
+    combine as combine,
+    ranks as ranks,
+    transforms as transforms,
+)
+from jaxmerge._coefficients import by_layer as by_layer, by_pattern as by_pattern
+from jaxmerge._matrices import Matrices as Matrices
+from jaxmerge._trees import (
+    LowRank as LowRank,
+    Stacked as Stacked,
+    TaskModels as TaskModels,
+    name_hash as name_hash,
+    named_leaves as named_leaves,
+    stack as stack,
+)
+from jaxmerge._types import (
+    Combine as Combine,
+    Leaf as Leaf,
+    MatrixSpec as MatrixSpec,
+    Transform as Transform,
+)
+from jaxmerge.merger import (
+    Merger as Merger,
+    merge_leaves as merge_leaves,
+    scalar_control as scalar_control,
+)
+from jaxmerge.recipes import (
+    average as average,
+    consensus as consensus,
+    dare as dare,
+    emr as emr,
+    isotropic as isotropic,
+    magnitude_prune as magnitude_prune,
+    model_stock as model_stock,
+    rht as rht,
+    slerp as slerp,
+    task_arithmetic as task_arithmetic,
+    ties as ties,
+)
+
+__version__ = "0.1.0"

@@ -51,7 +51,9 @@ def describe(value: Any) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__} | {k: describe(v) for k, v in fields.items()}
+        return {"type": type(value).__name__} | {
+            k: describe(v) for k, v in fields.items()
+        }
     if isinstance(value, Mapping):
         return {str(k): describe(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -184,6 +186,7 @@ def _run(
     key: Any,
     ids: Sequence[int | str] | None,
     progress: Callable[[Progress], None] | None,
+    extra_files: Mapping[str, bytes],
     **options: Any,
 ) -> Report:
     identities = range(len(plan.experts)) if ids is None else ids
@@ -197,6 +200,8 @@ def _run(
         aliases=template.aliases,
         **options,
     ) as sink:
+        for name, content in extra_files.items():
+            sink.write_file(name, content)
         bytes_read = execute(
             plan,
             sink,

@@ -254,7 +254,7 @@ def _adapter_parts(
             "merge the adapters without a base and fold the result, or choose "
             "space='product' to merge the deltas that they stand for"
         )
-    pairs = lora_pairs(source)
+    pairs = lora_pairs(source, base_config=base.config)
     parts = {name: Input(t, None) for name in base.infos}
     for name, pair in pairs.items():
         if name not in base.infos:
