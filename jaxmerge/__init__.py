@@ -1,8 +1,8 @@
 """Model merging in JAX: pure merge operators over parameter pytrees.
 
-The names here are the public API and the only promise of stability. `jaxmerge.checkpoint`
-works on files, `jaxmerge.ranks` selects by magnitude; `jaxmerge.transforms` and
-`jaxmerge.combine` are the parts that recipes are made of.
+The names here are the public API and the only promise of stability.
+`jaxmerge.checkpoint` works on files, `jaxmerge.ranks` selects by magnitude;
+`jaxmerge.transforms` and `jaxmerge.combine` are the parts that recipes are made of.
 """
 
 from jaxmerge import (

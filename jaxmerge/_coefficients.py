@@ -6,7 +6,7 @@ Wherever a merge takes a number it takes these forms, resolved here for one leaf
 - one number per expert: a flat sequence of numbers, or an array of shape `(task,)`;
 - a tree prefix of the model (nested mappings, or a flat mapping of dotted names) whose
   entries are either of those;
-- `by_layer(...)` and `by_pattern(...)`, which build one from the leaf's name.
+- a `Named`, which makes one from the leaf's name: `by_layer(...)`, `by_pattern(...)`.
 """
 
 import dataclasses
@@ -30,15 +30,23 @@ def _is_number(x: Any) -> bool:
 
 def _is_terminal(x: Any) -> bool:
     """Whether a node of a coefficient is a value: a number, or one per expert."""
-    if x is None or _is_number(x) or isinstance(x, (ByLayer, ByPattern)):
+    if x is None or _is_number(x) or isinstance(x, Named):
         return True
     if isinstance(x, (list, tuple)):
         return all(_is_number(entry) for entry in x)
     return hasattr(x, "shape")
 
 
+class Named:
+    """A coefficient that is a function of the leaf's name."""
+
+    def at(self, name: str) -> Any:
+        """Its value for a leaf: a number, or one per expert."""
+        raise TypeError(f"{type(self).__name__} has no value for {name}")
+
+
 @pytree
-class ByLayer:
+class ByLayer(Named):
     """A coefficient that varies with depth; see `by_layer`."""
 
     values: Any
@@ -61,7 +69,7 @@ class ByLayer:
 
 
 @pytree
-class ByPattern:
+class ByPattern(Named):
     """A coefficient that is chosen by name; see `by_pattern`."""
 
     patterns: tuple[str, ...] = static()
@@ -172,7 +180,7 @@ def resolve(coef: Coef, name: str, num_experts: int, *, label: str) -> Any:
                 f"{_some(_entries(coef))}"
             )
         value = max(covering, key=lambda entry: len(entry[0]))[1]
-    if isinstance(value, (ByLayer, ByPattern)):
+    if isinstance(value, Named):
         value = value.at(name)
     return _per_expert(value, name, num_experts, label)
 

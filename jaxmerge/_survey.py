@@ -31,7 +31,7 @@ def survey_rounds(transform: Any) -> int:
 
 
 def total_rounds(transforms: tuple[Any, ...]) -> int:
-    """How many times a chain of transforms reads the experts before the merge itself."""
+    """How many times a chain of transforms reads the experts before the merge."""
     return sum(survey_rounds(transform) for transform in transforms)
 
 

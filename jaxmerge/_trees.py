@@ -152,7 +152,7 @@ def name_hash(name: str) -> np.ndarray:
 
 
 def expert_id(identity: int | str) -> np.uint32:
-    """The number that is folded into an expert's key: its position, or a name's hash."""
+    """The number folded into an expert's key: its position, or a name's hash."""
     if isinstance(identity, str):
         return np.uint32(name_hash(identity)[1])
     return np.uint32(identity)

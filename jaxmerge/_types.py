@@ -98,7 +98,7 @@ class Transform(Protocol):
 
 
 class Combine(Protocol):
-    """How transformed deltas become one: a map into a monoid, and what to do at its end.
+    """How transformed deltas become one: a map into a monoid, and its last step.
 
     Attributes:
       frame: `"delta"` (the input is expert - base) or `"absolute"` (the weights).

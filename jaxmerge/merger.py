@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from jaxmerge import _checks, _leaf
 from jaxmerge._coefficients import check_entries, map_coefficients
@@ -16,7 +16,6 @@ from jaxmerge._leaf import ExpertKey
 from jaxmerge._matrices import Matrices
 from jaxmerge._survey import measure, of_expert, survey
 from jaxmerge._trees import (
-    LowRank,
     Stacked,
     TaskModels,
     canonical_name,
@@ -63,8 +62,8 @@ class Merger:
         that the expert is stored in, as codes that compute in it do.
 
     >>> merger = Merger(scale=0.5)
-    >>> base, experts = {"w": jnp.zeros(2)}, [{"w": jnp.ones(2)}, {"w": 3 * jnp.ones(2)}]
-    >>> merger(base, experts)["w"].tolist()
+    >>> experts = [{"w": jnp.ones(2)}, {"w": 3 * jnp.ones(2)}]
+    >>> merger({"w": jnp.zeros(2)}, experts)["w"].tolist()
     [2.0, 2.0]
     """
 
@@ -232,7 +231,7 @@ def _merge_leaf(
     def found(t: Any) -> Any:
         return of_expert(surveys, t)
 
-    stats = None
+    stats: Any = None
     for i, combine in enumerate(program.passes):
 
         def lift(expert: Any, t: Any, i: int = i, stats: Any = stats) -> Any:

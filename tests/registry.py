@@ -57,7 +57,10 @@ METHODS = [
     Method("task_arithmetic", J.task_arithmetic, R.task_arithmetic),
     Method("ties", J.ties, R.ties, sweep=("density", (0.3, 0.6))),
     Method(
-        "ties_tree", lambda **k: J.ties(scope="tree", **k), R.ties_tree, whole_model=True
+        "ties_tree",
+        lambda **k: J.ties(scope="tree", **k),
+        R.ties_tree,
+        whole_model=True,
     ),
     Method(
         "dare_linear",

@@ -1,7 +1,9 @@
 """Checkpoints: reading and writing every format, tensor by tensor, and as pytrees."""
 
 from jaxmerge.checkpoint.errors import CheckpointError as CheckpointError
+from jaxmerge.checkpoint.execute import Progress as Progress
 from jaxmerge.checkpoint.hub import resolve_model as resolve_model
+from jaxmerge.checkpoint.merge import Report as Report, merge as merge
 from jaxmerge.checkpoint.names import (
     flatten_names as flatten_names,
     unflatten_names as unflatten_names,
@@ -13,6 +15,7 @@ from jaxmerge.checkpoint.peft import (
     lora_pairs as lora_pairs,
     read_adapter as read_adapter,
 )
+from jaxmerge.checkpoint.plan import Plan as Plan, make_plan as make_plan
 from jaxmerge.checkpoint.safetensors import (
     SafetensorsFile as SafetensorsFile,
     SafetensorsWriter as SafetensorsWriter,
@@ -23,5 +26,9 @@ from jaxmerge.checkpoint.sink import (
     open_sink as open_sink,
 )
 from jaxmerge.checkpoint.source import Source as Source, open_source as open_source
+from jaxmerge.checkpoint.tasks import (
+    load_task as load_task,
+    merge_tasks as merge_tasks,
+)
 from jaxmerge.checkpoint.tensor_info import TensorInfo as TensorInfo
 from jaxmerge.checkpoint.tree import load as load, save as save

@@ -201,7 +201,7 @@ class WriteBehind:
 
 
 class Run:
-    """The state of one execution: what is read next, what was found, what is written."""
+    """The state of one execution: what is read, what was found, what is written."""
 
     def __init__(
         self,
@@ -281,7 +281,7 @@ def _check_finite(ok: Any, plan: Plan, output: Output, part: Input) -> None:
         role = "the base" if part.source is None else f"expert {part.source}"
         raise CheckpointError(
             f"{output.info.name!r} has a NaN or an infinity in {role} "
-            f"({source.path.name}); a merge would spread or hide it. Nothing was written"
+            f"({source.path.name}); a merge would spread or hide it"
         )
 
 

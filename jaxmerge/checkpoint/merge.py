@@ -98,7 +98,8 @@ def merge(
 ) -> Report:
     """Merges checkpoints on disk into one, streamed.
 
-        state = join over t of lift(transform(expert_t - base));  out = base + finish(state)
+        state = join over t of lift(transform(expert_t - base))
+        out   = base + scale * finish(state)
 
     The same result as `merger(base, experts)` on the loaded models, bit for bit for
     elementwise and exactly selected methods, with one tensor's state in memory.
@@ -134,7 +135,8 @@ def merge(
     >>> from jaxmerge import checkpoint
     >>> folder = tempfile.mkdtemp()
     >>> for name, value in [("base", 0.0), ("a", 1.0), ("b", 3.0)]:
-    ...     checkpoint.save(f"{folder}/{name}.npz", {"w": np.full(2, value, np.float32)})
+    ...     model = {"w": np.full(2, value, np.float32)}
+    ...     checkpoint.save(f"{folder}/{name}.npz", model)
     >>> report = checkpoint.merge(
     ...     jaxmerge.task_arithmetic(scale=0.5),
     ...     base=f"{folder}/base.npz",

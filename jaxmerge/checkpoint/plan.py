@@ -1,9 +1,9 @@
-"""The plan of a merge on disk: which tensors are written, and what each is made from.
+"""The plan of a merge on disk: what is written, and what each tensor is made from.
 
-Outputs are not one to one with the base's tensors (tied heads, LoRA pairs, adapters that
-target some modules only), so the executor runs a plan: a list of output tensors, each
-with its inputs and its resolved merge. Making one reads headers only, and refuses what
-does not fit before a weight is read.
+Outputs are not one to one with the base's tensors (tied heads, LoRA pairs, adapters
+that target some modules only), so the executor runs a plan: a list of output tensors,
+each with its inputs and its resolved merge. Making one reads headers only, and refuses
+what does not fit before a weight is read.
 """
 
 import dataclasses
@@ -142,15 +142,16 @@ class Plan:
 
 def state_bytes(output: Output) -> int:
     """The size of the largest state that the merge of one tensor holds."""
-    if output.program is None:
+    program = output.program
+    if program is None:
         return 0
     shape = jax.ShapeDtypeStruct(output.info.shape, jnp.float32)
     t = jax.ShapeDtypeStruct((), jnp.int32)
     largest, stats = 0, None
-    for i in range(len(output.program.passes)):
+    for i in range(len(program.passes)):
 
         def lift(x: Any, position: Any, stats: Any, i: int = i) -> Any:
-            return _leaf.lift(output.program, i, x, x, position, ExpertKey(), stats)
+            return _leaf.lift(program, i, x, x, position, ExpertKey(), stats)
 
         state = jax.eval_shape(lift, shape, t, stats)
         sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(state)]
@@ -221,13 +222,14 @@ def _full_parts(
         stored = name if name in source.infos else source.aliases.get(name)
         if stored is None:
             raise CheckpointError(
-                f"{_what(source, t)} has no tensor {name!r}, which {template.path.name} "
-                "has; merge models of one architecture"
+                f"{_what(source, t)} has no tensor {name!r}, which "
+                f"{template.path.name} has; merge models of one architecture"
             )
         if source.infos[stored].shape != info.shape:
             raise CheckpointError(
-                f"{name!r} has shape {source.infos[stored].shape} in {_what(source, t)}; "
-                f"expected {info.shape}, as in {template.path.name}"
+                f"{name!r} has shape {source.infos[stored].shape} in "
+                f"{_what(source, t)}; expected {info.shape}, as in "
+                f"{template.path.name}"
             )
         named[name] = Input(t, stored)
     tied = []
@@ -278,8 +280,8 @@ def _check_adapters(
     if not all(adapters):
         t = adapters.index(False)
         raise CheckpointError(
-            f"{_what(experts[t], t)} is a full model and others are LoRA adapters; give "
-            "the base to merge them together"
+            f"{_what(experts[t], t)} is a full model and others are LoRA adapters; "
+            "give the base to merge them together"
         )
     if merger.space != "factors":
         raise CheckpointError(

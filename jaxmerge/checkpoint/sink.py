@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,8 @@ from jaxmerge.checkpoint.orbax_directory import write_orbax
 from jaxmerge.checkpoint.safetensors import SafetensorsFile, SafetensorsWriter, near
 from jaxmerge.checkpoint.tensor_info import TensorInfo
 
-KINDS = ("huggingface", "safetensors", "npz", "orbax", "peft")
-_WITH_SIDECARS = ("huggingface", "peft")
+KINDS = ("huggingface", "safetensors", "npz", "orbax", "peft", "tasks")
+_WITH_SIDECARS = ("huggingface", "peft", "tasks")
 # transformers refuses a file that does not say which library's tensors it holds.
 _FORMAT = {"format": "pt"}
 
@@ -181,6 +182,11 @@ def _files(
                 for i, shard in enumerate(shards, 1)
             }
         return {SINGLE: shards[0]}
+    if kind == "tasks":
+        # A task's records are called TASK:NAME.
+        records = [info for info in infos if re.match(r"\d+:", info.name)]
+        shared = [info for info in infos if info not in records]
+        return {"shared.safetensors": shared, "tasks.safetensors": records}
     names = {"peft": ADAPTER, "safetensors": "content"}
     return {names.get(kind, "staged.safetensors"): list(infos)}
 
@@ -207,7 +213,8 @@ def open_sink(
       out: the file or folder to be. Parents are made.
       infos: the tensors, in the order in which shards are filled.
       kind: `"huggingface"` (a folder with `model.safetensors`, or shards and their
-        index), `"safetensors"`, `"npz"`, `"orbax"` or `"peft"`.
+        index), `"safetensors"`, `"npz"`, `"orbax"`, `"peft"`, or `"tasks"` (see
+        `merge_tasks`).
       metadata: strings to go with the tensors; Orbax has no place for them.
       shard_bytes: most bytes in a shard, if no tensor alone has more.
       sidecars: files and folders to be copied along; a single file and an Orbax
@@ -233,7 +240,7 @@ def open_sink(
         sink = Sink(staging, kind, files, texts)
         if kind in _WITH_SIDECARS:
             _copy(sidecars, staging.content)
-        if len(files) > 1:
+        if kind == "huggingface" and len(files) > 1:
             (staging.content / INDEX).write_bytes(_index(files))
     except BaseException:
         staging.discard()

@@ -37,12 +37,13 @@ SHARED, TASKS = "shared.safetensors", "tasks.safetensors"
 
 def _record_infos(plan: Plan, output: Output) -> list[TensorInfo]:
     """What each task will record of a tensor: shapes from abstract evaluation."""
-    dtype = output.info.dtype
+    program, dtype = output.program, output.info.dtype
+    assert program is not None
     shaped = jax.ShapeDtypeStruct((output.info.size,), dtype)
     t = jax.ShapeDtypeStruct((), jnp.int32)
     key = _leaf.ExpertKey()
     record, _ = jax.eval_shape(
-        lambda x, t: _leaf.emit(output.program, x, x, t, key, x), shaped, t
+        lambda x, t: _leaf.emit(program, x, x, t, key, x), shaped, t
     )
     return [
         TensorInfo(f"{t}:{output.info.name}", record.shape, np.dtype(record.dtype))

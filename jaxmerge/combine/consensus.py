@@ -96,7 +96,8 @@ class ConsensusMask:
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Array:
         del weight
         rest = jnp.abs(leaf.stats - delta)
-        return (jnp.abs(delta) >= self.threshold * rest).astype(delta.dtype)
+        needs = jnp.abs(delta) >= jnp.asarray(self.threshold) * rest
+        return needs.astype(delta.dtype)
 
     def join(self, a: Array, b: Array) -> Array:
         return accumulate(a, b)

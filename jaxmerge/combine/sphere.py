@@ -87,7 +87,8 @@ class ModelStock:
         experts.
 
     References:
-      Jang et al., Model Stock: All we need is just a few fine-tuned models, 2024, eq. 5.
+      Jang et al., Model Stock: All we need is just a few fine-tuned models, 2024,
+      eq. 5.
     """
 
     filter_wise: bool = static(default=False)

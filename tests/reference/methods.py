@@ -56,7 +56,9 @@ def ties(base, experts, density=0.2, scale=1.0):
 
 def ties_tree(base, experts, density=0.2, scale=1.0):
     """TIES with one threshold per expert over the whole model (a dict of tensors)."""
-    deltas = [{k: np.float64(x[k]) - np.float64(base[k]) for k in base} for x in experts]
+    deltas = [
+        {k: np.float64(x[k]) - np.float64(base[k]) for k in base} for x in experts
+    ]
     trimmed = []
     for delta in deltas:
         flat = np.sort(np.abs(np.concatenate([d.ravel() for d in delta.values()])))
@@ -68,7 +70,9 @@ def ties_tree(base, experts, density=0.2, scale=1.0):
     return {
         k: np.float64(base[k])
         + scale
-        * elected_mean([d[k] for d in trimmed], ones, sum(d[k] for d in trimmed), "count")
+        * elected_mean(
+            [d[k] for d in trimmed], ones, sum(d[k] for d in trimmed), "count"
+        )
         for k in base
     }
 
@@ -123,7 +127,9 @@ def consensus(base, experts, threshold=0.4, min_tasks=2, scale=0.3):
 
 def emr(base, experts):
     """The models of all tasks, from dicts of tensors."""
-    deltas = [{k: np.float64(x[k]) - np.float64(base[k]) for k in base} for x in experts]
+    deltas = [
+        {k: np.float64(x[k]) - np.float64(base[k]) for k in base} for x in experts
+    ]
     unified = {}
     for k in base:
         total = sum(d[k] for d in deltas)
@@ -136,7 +142,9 @@ def emr(base, experts):
         masked = {k: np.where(delta[k] * unified[k] > 0, unified[k], 0) for k in base}
         above = sum(np.mean(np.abs(delta[k])) for k in base)
         below = sum(np.mean(np.abs(masked[k])) for k in base)
-        models.append({k: np.float64(base[k]) + above / below * masked[k] for k in base})
+        models.append(
+            {k: np.float64(base[k]) + above / below * masked[k] for k in base}
+        )
     return models
 
 

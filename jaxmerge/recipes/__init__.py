@@ -1,0 +1,25 @@
+"""Methods by their published names: each returns a `Merger` with the paper's defaults.
+
+Numbers are coefficients (a number, one per expert, or a tree prefix; see
+`jaxmerge.by_layer` and `jaxmerge.by_pattern`) and may be traced. Choices are strings
+and booleans. Where a paper and a popular code differ, `compat` says whose behaviour;
+the default is the paper's.
+"""
+
+from jaxmerge.recipes.consensus import (
+    consensus as consensus,
+    emr as emr,
+    ties as ties,
+)
+from jaxmerge.recipes.geometric import (
+    isotropic as isotropic,
+    model_stock as model_stock,
+    slerp as slerp,
+)
+from jaxmerge.recipes.heavy_tailed import rht as rht
+from jaxmerge.recipes.sums import (
+    average as average,
+    dare as dare,
+    magnitude_prune as magnitude_prune,
+    task_arithmetic as task_arithmetic,
+)
