@@ -1,8 +1,20 @@
-"""What is done to one expert's delta: sparsify, rescale, reshape its tails."""
+"""Transforms of one expert's delta, which never look at another expert."""
 
+from jaxmerge.transforms.heavy_tail import (
+    AlphaStableTail as AlphaStableTail,
+    CoverageOptimal as CoverageOptimal,
+    LaplaceTail as LaplaceTail,
+    ParetoTail as ParetoTail,
+    SignedPower as SignedPower,
+    StudentTail as StudentTail,
+    TrimRescale as TrimRescale,
+    TukeyH as TukeyH,
+    TukeyHInverse as TukeyHInverse,
+)
 from jaxmerge.transforms.noise import ReparameterizedNoise as ReparameterizedNoise
-from jaxmerge.transforms.rescale import Scale as Scale, ScalarControl as ScalarControl
+from jaxmerge.transforms.rescale import ScalarControl as ScalarControl, Scale as Scale
 from jaxmerge.transforms.sparsify import (
     DropRandom as DropRandom,
     KeepLargest as KeepLargest,
+    check_density as check_density,
 )

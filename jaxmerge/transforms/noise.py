@@ -1,11 +1,16 @@
-"""Reparameterized noise: a post-step that adds scaled random entries to a merged delta."""
+"""Reparameterized noise: a post-step that adds scaled random entries to a delta."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxmerge import _random
 from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
+from jaxmerge.transforms.quantiles import (
+    extended,
+    log_survival,
+    root_mean_square,
+    student_quantile,
+)
 
 
 @pytree
@@ -14,17 +19,19 @@ class ReparameterizedNoise:
 
         y = x + strength * rms(x) * e,    e of the law, with unit scale
 
-    The paper's code calls its evaluation with a noise switch whose definition was not
-    published; law, place and size here are ours.
+    e is a normal number moved to the same quantile of the law, so that y is
+    differentiable in strength and degrees of freedom, and laws are compared on the same
+    draws. The paper's code calls its evaluation with a noise switch whose definition was
+    not published; law, place and size here are ours.
 
     Attributes:
       strength: s, at least 0.
-      degrees_of_freedom: of the Student law.
-      law: `"normal"`, `"student"` or `"laplace"`.
+      degrees_of_freedom: of the Student law, at least 1.
+      law: `"normal"`, of variance 1; `"student"`, of variance nu / (nu - 2); or
+        `"laplace"`, of variance 2.
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from jaxmerge._types import Leaf
       >>> ReparameterizedNoise(0.0)(jnp.ones(2), Leaf(key=jax.random.key(0))).tolist()
       [1.0, 1.0]
 
@@ -43,20 +50,16 @@ class ReparameterizedNoise:
                 "ReparameterizedNoise draws random numbers and was given no key; "
                 "call the merge with key=jax.random.key(seed)"
             )
-        mean_square = jnp.mean(delta * delta)
-        zero = mean_square == 0
-        rms = jnp.sqrt(jnp.where(zero, 1.0, mean_square))
-        size = jnp.where(
-            zero, 0.0, jnp.asarray(self.strength).astype(delta.dtype) * rms
-        )
-        return delta + size * self._draw(leaf.key, delta)
+        z = _random.normal(leaf.key, delta.shape).astype(delta.dtype)
+        strength = jnp.asarray(self.strength).astype(delta.dtype)
+        return delta + strength * root_mean_square(delta) * self._move(z)
 
-    def _draw(self, key: Array, like: Array) -> Array:
+    def _move(self, z: Array) -> Array:
         if self.law == "normal":
-            return _random.normal(key, like.shape).astype(like.dtype)
-        if self.law == "laplace":
-            return jax.random.laplace(key, like.shape, like.dtype)
+            return z
         if self.law == "student":
-            df = jnp.asarray(self.degrees_of_freedom).astype(like.dtype)
-            return jax.random.t(key, df, like.shape, like.dtype)
+            shape = lambda z: student_quantile(z, self.degrees_of_freedom)
+            return jnp.sign(z) * extended(shape, jnp.abs(z))
+        if self.law == "laplace":
+            return -jnp.sign(z) * log_survival(jnp.abs(z))
         raise ValueError(f"law is {self.law!r}; expected normal, student or laplace")
