@@ -91,7 +91,8 @@ def resolve_model(reference: str, cache: Path | None = None) -> Path:
     if path.exists():
         return path
     match = _REFERENCE.match(reference)
-    if match is None or reference.startswith("."):
+    climbs = ".." in re.split("[/@]", reference)
+    if match is None or climbs or reference.startswith("."):
         raise CheckpointError(
             f"{reference} does not exist, and is no name of a model (org/name or "
             "org/name@revision)"

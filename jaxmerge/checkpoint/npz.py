@@ -6,13 +6,17 @@ JSON of the true dtypes by name, and a reader that knows nothing of it sees the 
 bare `V2` in somebody else's file is refused, as it could be anything.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
+import re
+import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +33,37 @@ _METADATA_MEMBER = "__metadata__"
 _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # The zip format's own zero.
 _BY_NAME = {str(dtype): dtype for dtype in DTYPES.values()}
 _PIECE = 1 << 22
+# What zipfile, zlib and json raise for bytes that are not what they should be.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError),
+    *(NotImplementedError, RuntimeError, struct.error, OverflowError),
+)
+
+
+_DEFLATE_LIMIT = 1032  # No deflated byte stands for more.
+
+# The header is a Python literal. It is matched and never evaluated: NumPy writes only
+# this form for arrays that are tensors.
+_DESCR = re.compile(r"'descr'\s*:\s*'([<>|=]?[?biufcVOSUMm]\d*(?:\[\w+\])?)'")
+_ORDER = re.compile(r"'fortran_order'\s*:\s*(True|False)")
+_SHAPE = re.compile(r"'shape'\s*:\s*\(((?:\d{1,19}\s*,?\s*)*)\)")
+_MAX_DIMENSIONS = 64  # NumPy's
 
 
 def _read_npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = npy.read_magic(stream)
-    if version == (1, 0):
-        return npy.read_array_header_1_0(stream)
-    return npy.read_array_header_2_0(stream)
+    start = stream.read(8)
+    if start[:6] != b"\x93NUMPY" or len(start) < 8:
+        raise CheckpointError("it does not begin as one")
+    width = 2 if start[6] == 1 else 4
+    length = int.from_bytes(stream.read(width), "little")
+    text = stream.read(min(length, 1 << 16)).decode("latin-1")
+    descr, order, shape = (p.search(text) for p in (_DESCR, _ORDER, _SHAPE))
+    if descr is None or order is None or shape is None or len(text) < length:
+        raise CheckpointError(f"its header is {text[:200]!r}, not a tensor's")
+    sizes = tuple(int(n) for n in re.findall(r"\d+", shape[1]))
+    if len(sizes) > _MAX_DIMENSIONS:
+        raise CheckpointError(f"it has {len(sizes)} dimensions")
+    return sizes, order[1] == "True", np.dtype(descr[1])
 
 
 class NpzSource(Source):
@@ -55,9 +83,10 @@ class NpzSource(Source):
         self.path, self.kind = path, "npz"
         self.config, self.aliases, self.sidecars, self.notes = None, {}, [], []
         self._lock = threading.Lock()
+        self._file_bytes = path.stat().st_size
         try:
             self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
+        except _DAMAGE as error:
             raise CheckpointError(f"{path} is not an .npz file: {error}") from error
         try:
             self._list()
@@ -87,13 +116,8 @@ class NpzSource(Source):
     def _describe(self, name: str, member: str, true: str | None) -> None:
         size = self._zip.getinfo(member).file_size
         with self._stream(name) as stream:
-            try:
-                shape, fortran, stored = _read_npy_header(stream)
-                begin = stream.tell()
-            except (ValueError, OSError, zlib.error, zipfile.BadZipFile) as error:
-                raise CheckpointError(
-                    f"{self.path}: member {name!r} is no .npy array ({error})"
-                ) from error
+            shape, fortran, stored = _read_npy_header(stream)
+            begin = stream.tell()
         dtype = stored.newbyteorder("=")
         if true is not None:
             dtype = _BY_NAME.get(true, dtype)
@@ -125,24 +149,29 @@ class NpzSource(Source):
         if name not in self._members:
             return {}
         with self._stream(name) as stream:
-            try:
-                shape, _, dtype = _read_npy_header(stream)
-                strings = json.loads(stream.read())
-            except (ValueError, RecursionError) as error:
-                raise CheckpointError(
-                    f"{self.path}: member {name!r} is not JSON ({error})"
-                ) from error
+            shape, _, dtype = _read_npy_header(stream)
+            strings = json.loads(stream.read())
         whole = dtype == np.uint8 and len(shape) == 1 and isinstance(strings, dict)
         if not whole or not all(isinstance(v, str) for v in strings.values()):
             raise CheckpointError(f"{self.path}: member {name!r} is not what we write")
         return strings
 
-    def _stream(self, name: str) -> Any:
-        try:
-            return self._zip.open(self._members[name])
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    @contextlib.contextmanager
+    def _stream(self, name: str) -> Iterator[Any]:
+        """A member's bytes; whatever is wrong with them becomes one kind of error."""
+        entry = self._zip.getinfo(self._members[name])
+        limit = _DEFLATE_LIMIT if entry.compress_type == zipfile.ZIP_DEFLATED else 1
+        if entry.file_size > limit * min(entry.compress_size, self._file_bytes):
             raise CheckpointError(
-                f"{self.path}: member {name!r} cannot be read ({error})"
+                f"{self.path}: member {name!r} is damaged: it should have "
+                f"{entry.file_size} bytes, in a file of {self._file_bytes}"
+            )
+        try:
+            with self._zip.open(entry) as stream:
+                yield stream
+        except _DAMAGE as error:
+            raise CheckpointError(
+                f"{self.path}: member {name!r} is damaged ({error})"
             ) from error
 
     def read_range(
@@ -175,20 +204,13 @@ class NpzSource(Source):
         done = 0
         # A zip file shares one position among its streams.
         with self._lock, self._stream(name) as stream:
-            try:
-                stream.seek(offset)
-                while done < buffer.nbytes:
-                    piece = stream.read(min(_PIECE, buffer.nbytes - done))
-                    if not piece:
-                        break
-                    buffer[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
-                    done += len(piece)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise CheckpointError(
-                    f"{self.path}: member {name!r} is damaged ({error})"
-                ) from error
-        if done < buffer.nbytes:
-            raise CheckpointError(f"{self.path}: member {name!r} ends early")
+            stream.seek(offset)
+            while done < buffer.nbytes:
+                piece = stream.read(min(_PIECE, buffer.nbytes - done))
+                if not piece:
+                    raise CheckpointError("it ends early")
+                buffer[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+                done += len(piece)
 
     def identity(self, checksums: bool = False) -> dict[str, Any]:
         listing = [(i.filename, i.file_size, i.CRC) for i in self._zip.infolist()]
@@ -201,8 +223,6 @@ class NpzSource(Source):
 
 
 def _npy_header(info: TensorInfo) -> bytes:
-    import io
-
     native = info.dtype.isbuiltin == 1
     descr = npy.dtype_to_descr(info.dtype) if native else f"|V{info.dtype.itemsize}"
     stream = io.BytesIO()

@@ -11,6 +11,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array
 
 from jaxmerge._trees import LowRank
@@ -85,7 +86,12 @@ class Adapter:
     full: dict[str, str]
 
 
-def lora_delta(a: Array, b: Array, scale: float, fan_in_fan_out: bool = False) -> Array:
+def lora_delta(
+    a: Array | np.ndarray,
+    b: Array | np.ndarray,
+    scale: float,
+    fan_in_fan_out: bool = False,
+) -> Array:
     """The delta that a pair of factors stands for, `scale * B @ A`, in float32.
 
     >>> import jax.numpy as jnp
@@ -121,7 +127,7 @@ def _check_config(where: str, config: dict[str, Any]) -> None:
         )
 
 
-def _number(where: str, config: dict[str, Any], key: str, module: str) -> float:
+def _number(where: str, config: dict[str, Any], key: str, module: str) -> int | float:
     """`r` or `lora_alpha` of a module: its pattern's entry, or the adapter's."""
     patterns = config.get("rank_pattern" if key == "r" else "alpha_pattern") or {}
     value = config.get(key)

@@ -268,6 +268,7 @@ def test_an_output_that_appears_meanwhile_is_kept(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["huggingface", "safetensors"])
 def test_a_killed_run_is_replaced_by_the_next(tmp_path, kind):
     script = (
