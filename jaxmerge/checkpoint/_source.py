@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxmerge.checkpoint.buffers import near
 from jaxmerge.checkpoint.errors import CheckpointError
-from jaxmerge.checkpoint.safetensors import near
 from jaxmerge.checkpoint.tensor_info import TensorInfo
 
 

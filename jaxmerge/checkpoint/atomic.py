@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from jaxmerge.checkpoint.errors import CheckpointError
-from jaxmerge.checkpoint.safetensors import sync
+from jaxmerge.checkpoint.safetensors_writer import sync
 
 _MARKER = ".jaxmerge-partial"
 _MARKER_TEXT = b"jaxmerge writes a checkpoint here; a rerun replaces this folder.\n"

@@ -18,6 +18,8 @@ CONFIG = "config.json"
 SHARD = re.compile(r"^(.+)-(\d{5})-of-(\d{5})\.safetensors$")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "*.gguf")
 
+_STATED = {"float16", "bfloat16", "float32", "float64"}
+
 # What a model needs besides its weights. Listed, not "everything else": a folder may
 # also hold optimizer states, logs and other people's notes.
 _SIDECARS = (
@@ -65,6 +67,30 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} has to be a JSON object")
     return content
+
+
+def state_dtype(config: dict[str, Any], dtypes: set[str]) -> dict[str, Any]:
+    """A config that names the dtype of the weights, where it names one at all.
+
+    A loader casts every weight to what the config says, so it has to say what is there.
+
+    >>> state_dtype({"torch_dtype": "bfloat16", "vocab_size": 7}, {"float32"})
+    {'torch_dtype': 'float32', 'vocab_size': 7}
+
+    Args:
+      config: `config.json`.
+      dtypes: the floating dtypes of the weights; where they are several, or one that no
+        loader computes in, the config stays as it is.
+    """
+    if len(dtypes) != 1 or not dtypes <= _STATED:
+        return config
+    stated = dict(config)
+    for key, value in config.items():
+        if key in ("torch_dtype", "dtype") and isinstance(value, str):
+            (stated[key],) = dtypes
+        elif key.endswith("_config") and isinstance(value, dict):
+            stated[key] = state_dtype(value, dtypes)
+    return stated
 
 
 def find_sidecars(folder: Path, extra: Sequence[str] = ()) -> list[Path]:

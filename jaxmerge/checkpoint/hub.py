@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from jaxmerge.checkpoint.buffers import near
 from jaxmerge.checkpoint.errors import CheckpointError
-from jaxmerge.checkpoint.safetensors import near
 
 _REFERENCE = re.compile(r"^([\w.-]+/)?([\w.-]+)(?:@([\w./+-]+))?$")
 _COMMIT = re.compile(r"^[0-9a-f]{4,40}$")

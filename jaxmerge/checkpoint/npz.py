@@ -24,8 +24,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from jaxmerge.checkpoint._source import Source, file_identity
+from jaxmerge.checkpoint.buffers import check_range, take_buffer
 from jaxmerge.checkpoint.errors import CheckpointError
-from jaxmerge.checkpoint.safetensors import check_range, take_buffer
 from jaxmerge.checkpoint.tensor_info import DTYPES, TensorInfo, dtype_code
 
 _DTYPES_MEMBER = "__dtypes__"

@@ -17,8 +17,8 @@ import numpy as np
 
 from jaxmerge._trees import canonical_name
 from jaxmerge.checkpoint._source import Source, file_identity
+from jaxmerge.checkpoint.buffers import check_range, take_buffer
 from jaxmerge.checkpoint.errors import CheckpointError
-from jaxmerge.checkpoint.safetensors import check_range, take_buffer
 from jaxmerge.checkpoint.tensor_info import TensorInfo
 
 _TREE = "_METADATA"

@@ -12,12 +12,20 @@ import numpy as np
 
 from jaxmerge.checkpoint._source import Source
 from jaxmerge.checkpoint.atomic import Staging
+from jaxmerge.checkpoint.buffers import near
 from jaxmerge.checkpoint.errors import CheckpointError
-from jaxmerge.checkpoint.folder import ADAPTER, INDEX, SINGLE
+from jaxmerge.checkpoint.folder import (
+    ADAPTER,
+    CONFIG,
+    INDEX,
+    SINGLE,
+    read_json,
+    state_dtype,
+)
 from jaxmerge.checkpoint.names import unflatten_names
 from jaxmerge.checkpoint.npz import write_npz
 from jaxmerge.checkpoint.orbax_directory import write_orbax
-from jaxmerge.checkpoint.safetensors import SafetensorsFile, SafetensorsWriter, near
+from jaxmerge.checkpoint.safetensors import SafetensorsFile, SafetensorsWriter
 from jaxmerge.checkpoint.tensor_info import TensorInfo
 
 KINDS = ("huggingface", "safetensors", "npz", "orbax", "peft", "tasks")
@@ -61,6 +69,15 @@ def _copy(sidecars: Sequence[Path], folder: Path) -> None:
             shutil.copytree(path, target, copy_function=shutil.copyfile)
         else:
             shutil.copyfile(path, target)
+
+
+def _correct_config(path: Path, infos: Sequence[TensorInfo]) -> None:
+    config = read_json(path)
+    dtypes = {str(info.dtype) for info in infos if info.floating}
+    corrected = state_dtype(config, dtypes)
+    if corrected != config:
+        text = json.dumps(corrected, indent=2, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 class Sink:
@@ -218,8 +235,10 @@ def open_sink(
       metadata: strings to go with the tensors; Orbax has no place for them.
       shard_bytes: most bytes in a shard, if no tensor alone has more.
       sidecars: files and folders to be copied along; a single file and an Orbax
-        directory have no room for them, and they are left out.
-      overwrite: whether to replace an OUT that exists. It stays whole until the commit.
+        directory have no room for them, and they are left out. A `config.json` that
+        states another dtype than all floating tensors have is corrected.
+      overwrite: whether to replace an OUT that exists, with all that is in it. It stays
+        whole until the commit.
       aliases: tied names, noted in the metadata as the reference library does.
 
     Raises:
@@ -240,6 +259,8 @@ def open_sink(
         sink = Sink(staging, kind, files, texts)
         if kind in _WITH_SIDECARS:
             _copy(sidecars, staging.content)
+        if kind == "huggingface" and (staging.content / CONFIG).is_file():
+            _correct_config(staging.content / CONFIG, infos)
         if kind == "huggingface" and len(files) > 1:
             (staging.content / INDEX).write_bytes(_index(files))
     except BaseException:

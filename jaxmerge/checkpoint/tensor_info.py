@@ -93,6 +93,11 @@ class TensorInfo:
         return math.prod(self.shape)
 
     @property
+    def floating(self) -> bool:
+        """Whether its elements are real floating-point numbers."""
+        return self.code.startswith(("F", "BF"))
+
+    @property
     def packed(self) -> bool:
         """Whether elements share bytes in the file: codes of a quantised tensor."""
         return self.code in _PACKED_BITS

@@ -11,25 +11,14 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxmerge.checkpoint._source import Source
+from jaxmerge.checkpoint.buffers import near
 from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.names import flatten_names, unflatten_names
-from jaxmerge.checkpoint.safetensors import near
 from jaxmerge.checkpoint.sink import default_kind, open_sink
 from jaxmerge.checkpoint.source import open_source
 from jaxmerge.checkpoint.tensor_info import TensorInfo
 
 _NAMED_BY_SUFFIX = (".safetensors", ".npz")
-
-
-def _is_float(dtype: Any) -> bool:
-    dtype = np.dtype(dtype)
-    if dtype.kind == "V":  # How NumPy sees the dtypes of ml_dtypes.
-        return dtype.name.startswith(("bfloat", "float"))
-    return dtype.kind == "f"
-
-
-def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
-    return array.astype(dtype) if _is_float(array.dtype) else array
 
 
 def _check_template(source: Source, like: Mapping[str, Any], dtype: Any) -> None:
@@ -58,7 +47,7 @@ def _check_template(source: Source, like: Mapping[str, Any], dtype: Any) -> None
                 f"has {np.shape(leaf)}"
             )
         wanted = np.dtype(getattr(leaf, "dtype", info.dtype))
-        if wanted != info.dtype and not (dtype is not None and _is_float(info.dtype)):
+        if wanted != info.dtype and not (dtype is not None and info.floating):
             raise CheckpointError(
                 f"tensor {name!r} is {info.dtype} in {source.path}; the tree has "
                 f"{wanted}. Give dtype= to cast what is read"
@@ -102,8 +91,9 @@ def load(
             _check_template(source, template, dtype)
             names = list(template)
         arrays = {name: source.read(name) for name in names}
-    if dtype is not None:
-        arrays = {name: _cast(array, dtype) for name, array in arrays.items()}
+        for name in names if dtype is not None else ():
+            if source.info(name).floating:
+                arrays[name] = arrays[name].astype(dtype)
     if like is None:
         return unflatten_names(arrays)
     return jax.tree.structure(like).unflatten(arrays.values())

@@ -363,7 +363,7 @@ def test_edited_headers_parse_or_are_refused(tmp_path_factory, edits):
 
 
 @pytest.mark.slow
-@settings(max_examples=20_000, deadline=None)
+@settings(max_examples=5_000, deadline=None)
 @given(edits=EDITS | ANY_EDITS)
 def test_edited_headers_at_length(tmp_path_factory, edits):
     mutate_and_open(tmp_path_factory.getbasetemp(), edits)

@@ -117,7 +117,7 @@ def test_sidecars_and_files(tmp_path):
     (donor / "additional_chat_templates").mkdir(parents=True)
     (donor / "additional_chat_templates" / "tool.jinja").write_text("t")
     (donor / "tokenizer.json").write_text("{}")
-    (donor / "config.json").write_text("old")
+    (donor / "config.json").write_text("{}")
     (donor / "link.json").symlink_to(donor / "tokenizer.json")
     out = tmp_path / "out"
     with open_sink(
@@ -141,6 +141,34 @@ def test_sidecars_and_files(tmp_path):
     with pytest.raises(CheckpointError, match=r"two files called config\.json"):
         make(tmp_path / "o", sidecars=[donor / "config.json", out / "config.json"])
     assert not (tmp_path / "o.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "stated"),
+    [
+        (["float32", "int32"], "float32"),
+        (["bfloat16", "bool"], "bfloat16"),
+        (["float32", "bfloat16"], "float16"),  # No one dtype is right.
+        (["float8_e4m3fn"], "float16"),
+    ],
+)
+def test_the_config_states_the_dtype_that_is_stored(tmp_path, dtypes, stated):
+    config = {"torch_dtype": "float16", "text_config": {"dtype": "float16", "n": 1}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    infos = [TensorInfo(t, (), np.dtype(getattr(ml_dtypes, t, t))) for t in dtypes]
+    with open_sink(
+        tmp_path / "out",
+        infos,
+        kind="huggingface",
+        sidecars=[tmp_path / "config.json"],
+    ) as sink:
+        for info in infos:
+            sink.write(info.name, np.zeros((), info.dtype))
+        sink.commit()
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {
+        "torch_dtype": stated,
+        "text_config": {"dtype": stated, "n": 1},
+    }
 
 
 def test_modes_follow_the_umask(tmp_path):
