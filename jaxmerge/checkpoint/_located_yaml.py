@@ -108,7 +108,7 @@ class At:
         return self
 
     def keys(self, known: Collection[str], refused: Mapping[str, str]) -> "At":
-        """Refuses keys that are not known, and known ones that are refused, with why."""
+        """Refuses keys that are not known, and those in `refused`, with the reason."""
         for name in self.mapping().value:
             if name in known:
                 continue

@@ -119,7 +119,13 @@ class Plan:
         """
         inputs = [x for o in self.outputs for x in (o.template, *o.experts)]
         largest_input = max((self._nbytes(x) for x in inputs), default=0)
-        merged = [o for o in self.outputs if o.program is not None]
+        # Tracing is slow, and all leaves of one shape and program are alike.
+        alike = {
+            (o.info.shape, o.info.dtype, jax.tree.structure(o.program)): o
+            for o in self.outputs
+            if o.program is not None
+        }
+        merged = alike.values()
         in_flight = max(
             (state_bytes(o) + 2 * o.info.nbytes + 4 * o.info.size for o in merged),
             default=0,

@@ -79,9 +79,16 @@ def _flag(default: bool) -> Parameter:
 
 _WEIGHT = Parameter(None, per_model=True)
 _ANY_WEIGHT = Parameter(1.0, per_model=True)
-_KEPT = Parameter(1.0, per_model=True, lowest=0.0, highest=1.0, above=True)
-_SHARE = Parameter(1.0, per_model=True, lowest=0.0, highest=1.0)
+_DENSITY = Parameter(1.0, per_model=True, lowest=0.0, highest=1.0)
 _LAMBDA = Parameter(1.0)
+
+
+def _largest(density: Any, rescale: str) -> KeepLargest:
+    return KeepLargest(density, rescale=rescale, at_least=1)
+
+
+def _random(density: Any, rescale: str) -> DropRandom:
+    return DropRandom(density, rescale=rescale)
 
 
 def _all_ones(density: Any) -> bool:
@@ -97,7 +104,7 @@ def _deltas(sparsifier: Any, elect: bool) -> Callable[[Values], Merger]:
         transforms = ()
         if sparsifier is not None and not _all_ones(values["density"]):
             rescale = "l1" if values.get("rescale") else "none"
-            transforms = (sparsifier(values["density"], rescale=rescale),)
+            transforms = (sparsifier(values["density"], rescale),)
         election = SignElectedMean("weighted", "weight" if normalize else "none")
         return Merger(
             transforms=transforms,
@@ -162,7 +169,7 @@ def _addition(sparsifier: Any, elect: bool, **defaults: Any) -> Method:
     return Method(
         parameters,
         _deltas(sparsifier, elect),
-        random=sparsifier is DropRandom,
+        random=sparsifier is _random,
         normalized="normalize",
     )
 
@@ -177,12 +184,12 @@ METHODS: Mapping[str, Method] = {
     "slerp": Method({"t": Parameter(None)}, _slerp, models="pair"),
     "task_arithmetic": _addition(None, elect=False),
     "ties": _addition(
-        KeepLargest, elect=True, normalize=True, density=_KEPT, rescale=_flag(False)
+        _largest, elect=True, normalize=True, density=_DENSITY, rescale=_flag(False)
     ),
     "dare_linear": _addition(
-        DropRandom, elect=False, density=_SHARE, rescale=_flag(True)
+        _random, elect=False, density=_DENSITY, rescale=_flag(True)
     ),
-    "dare_ties": _addition(DropRandom, elect=True, density=_SHARE, rescale=_flag(True)),
+    "dare_ties": _addition(_random, elect=True, density=_DENSITY, rescale=_flag(True)),
     "model_stock": Method({"filter_wise": _flag(False)}, _model_stock, fewest=2),
     # jaxmerge's own.
     "average": Method(
@@ -192,7 +199,7 @@ METHODS: Mapping[str, Method] = {
         normalized="normalize",
     ),
     "magnitude_prune": _addition(
-        KeepLargest, elect=False, weight=_ANY_WEIGHT, density=_KEPT
+        _largest, elect=False, weight=_ANY_WEIGHT, density=_DENSITY
     ),
     "consensus": Method(
         {
@@ -207,7 +214,7 @@ METHODS: Mapping[str, Method] = {
     "rht": Method(
         {
             "weight": _ANY_WEIGHT,
-            "density": dataclasses.replace(_KEPT, default=0.7),
+            "density": dataclasses.replace(_DENSITY, default=0.7, above=True),
             "lambda": _LAMBDA,
             "normalize": _flag(True),
             "divide_by_count": _flag(True),

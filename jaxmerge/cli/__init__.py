@@ -1,1 +1,1 @@
-"""cli."""
+"""The command line: parses, calls the library, shows progress."""

@@ -1,0 +1,77 @@
+"""Progress on stderr: a bar on a terminal, a line every few seconds elsewhere."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TextIO
+
+from jaxmerge.cli.text import human_bytes, human_time
+
+if TYPE_CHECKING:
+    from jaxmerge.checkpoint import Progress
+
+_SECONDS_BETWEEN_LINES = 5.0
+_BAR = (
+    "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+    "[{rate_fmt}, {remaining} left] {postfix}"
+)
+
+
+class ProgressLines:
+    """A callback that writes a plain line now and then.
+
+    Args:
+      stream: where to.
+      clock: seconds that only go forward.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic):
+        self._stream, self._clock = stream, clock
+        self._start = self._last = clock()
+
+    def __call__(self, progress: "Progress") -> None:
+        now = self._clock()
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        rate = progress.bytes_read / (now - self._start)
+        left = progress.bytes_total - progress.bytes_read
+        remaining = human_time(left / rate) if rate else "unknown time"
+        print(
+            f"{progress.tensors}/{progress.num_tensors} tensors, "
+            f"{human_bytes(progress.bytes_read)} of "
+            f"{human_bytes(progress.bytes_total)} read, {human_bytes(rate)}/s, "
+            f"{remaining} left",
+            file=self._stream,
+            flush=True,
+        )
+
+
+@contextlib.contextmanager
+def show_progress(
+    stream: TextIO, *, quiet: bool = False
+) -> "Iterator[Callable[[Progress], None] | None]":
+    """Gives a callback for `checkpoint.merge`; None if quiet.
+
+    Args:
+      stream: where to show it, such as `sys.stderr`.
+      quiet: whether to show nothing.
+    """
+    if quiet:
+        yield None
+    elif not stream.isatty():
+        yield ProgressLines(stream)
+    else:
+        import tqdm  # Only a terminal needs it.
+
+        with tqdm.tqdm(
+            total=0, unit="B", unit_scale=True, file=stream, bar_format=_BAR
+        ) as bar:
+
+            def update(progress: "Progress") -> None:
+                bar.total = progress.bytes_total
+                tensors = f"{progress.tensors}/{progress.num_tensors} tensors"
+                bar.set_postfix_str(tensors, refresh=False)
+                bar.update(progress.bytes_read - bar.n)
+
+            yield update
