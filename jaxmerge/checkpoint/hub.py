@@ -88,7 +88,7 @@ def resolve_model(reference: str, cache: Path | None = None) -> Path:
       CheckpointError: if it is neither; says where it was looked for and what is there.
     """
     path = Path(reference).expanduser()
-    if path.exists():
+    if reference and path.exists():
         return path
     match = _REFERENCE.match(reference)
     climbs = ".." in re.split("[/@]", reference)

@@ -19,6 +19,9 @@ _CHUNK = 1 << 30  # Linux moves at most 2 GiB - 4 KiB in a call.
 
 def _reserve(path: Path, descriptor: int, size: int) -> None:
     """Takes the disk space now, so that a full disk is found before any work."""
+    # Asked first: a reservation that fails may fill the disk for others until it does.
+    if size > shutil.disk_usage(path.parent).free:
+        raise _full(path, size)
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(descriptor, 0, size)

@@ -63,6 +63,7 @@ def test_a_path_is_itself(cache, monkeypatch):
         ("/no/such/place", "does not exist, and is no name"),
         ("a/b/c", "does not exist, and is no name"),
         ("../models", "does not exist, and is no name"),
+        ("", "does not exist, and is no name"),
     ],
 )
 def test_what_is_not_there(cache, reference, sentence):

@@ -1,5 +1,6 @@
 """Our safetensors files against the reference library, which is the oracle here."""
 
+import errno
 import json
 import os
 import struct
@@ -190,6 +191,32 @@ def test_a_full_disk_is_found_before_the_work(tmp_path):
     ):
         SafetensorsWriter(tmp_path / "x", infos)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_disk_that_fills_up_meanwhile(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    infos = [TensorInfo("a", (4,), np.dtype("f4"))]
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(CheckpointError, match=r"no space for .*x: it needs \d+ bytes"):
+        SafetensorsWriter(tmp_path / "x", infos)
+    assert not (tmp_path / "x").exists()
+    monkeypatch.undo()
+    writer = SafetensorsWriter(tmp_path / "x", infos)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(CheckpointError, match="no space for"):
+        writer.write("a", np.ones(4, np.float32))
+
+
+def test_a_file_system_that_cannot_reserve(tmp_path, monkeypatch):
+    def unsupported(*args):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    path = write(tmp_path / "x", {"a": np.float32([1, 2])})
+    with SafetensorsFile(path) as file:
+        assert file.read("a").tolist() == [1, 2]
 
 
 def test_the_file_obeys_the_umask(tmp_path):
