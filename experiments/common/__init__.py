@@ -1,0 +1,1 @@
+"""What several experiments share: manifests, resumable results."""
