@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxmerge import _checks
+from jaxmerge._arithmetic import product
 from jaxmerge._coefficients import map_coefficients, resolve, select
 from jaxmerge._trees import LowRank
 from jaxmerge._types import Leaf, MatrixSpec, coefficient, pytree, static
@@ -243,5 +244,5 @@ def complete(
                 f"scale has shape {scale.shape}: it acts once, on the merged delta; "
                 "one number per expert goes into weights"
             )
-        result = scale.astype(dtype) * result
+        result = product(scale.astype(dtype), result)
     return (result if wide is None else wide + result).astype(out_dtype)

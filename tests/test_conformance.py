@@ -3,6 +3,7 @@
 One compiled function per method serves most checks; leaves are small.
 """
 
+import dataclasses
 import functools
 
 import chex
@@ -18,21 +19,27 @@ from jaxmerge import checkpoint
 from tests.registry import METHODS, Method
 
 SHAPES = {"mlp": {"kernel": (16, 8), "bias": (24,)}, "gain": ()}
+# Most checks compile the method anew: one matrix is enough for them.
+MATRIX = {"kernel": (16, 8)}
 methods = pytest.mark.parametrize("method", METHODS, ids=str)
 
 
-def model(seed: int, dtype=np.float32, scale: float = 1.0) -> dict:
+def model(seed: int, dtype=np.float32, scale: float = 1.0, shapes=MATRIX) -> dict:
     rng = np.random.default_rng(seed)
     draw = lambda shape: jnp.asarray(scale * rng.standard_normal(shape), dtype)
-    tree = jax.tree.map(draw, SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+    tree = jax.tree.map(draw, shapes, is_leaf=lambda x: isinstance(x, tuple))
     return {**tree, "step": jnp.arange(3), "unused": None}
 
 
-def problem(method: Method, dtype=np.float32):
-    base = model(0, dtype)
-    deltas = [model(1 + t, dtype, scale=0.1) for t in range(method.experts)]
-    add = lambda b, d: b if b.dtype == jnp.int32 else b + d
+def problem(method: Method, dtype=np.float32, shapes=MATRIX):
+    base = model(0, dtype, shapes=shapes)
+    deltas = [model(1 + t, dtype, 0.1, shapes) for t in range(method.experts)]
+    add = lambda b, d: b + d if is_float(b) else b
     return base, [jax.tree.map(add, base, delta) for delta in deltas]
+
+
+def is_float(x) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def run(merger, base, experts, key=None, ids=None):
@@ -46,6 +53,14 @@ def run(merger, base, experts, key=None, ids=None):
 def compiled(method: Method):
     """The method as one jitted function of its merger, models and key."""
     return jax.jit(run)
+
+
+def merge_leafwise(method: Method, base, experts):
+    key = key_of(method)
+    merged = jaxmerge.merge_leaves(method.make(), base, experts, key=key)
+    if isinstance(merged, jaxmerge.TaskModels):
+        return [merged.params(t) for t in range(len(experts))]
+    return merged
 
 
 def key_of(method: Method):
@@ -76,32 +91,30 @@ def assert_agree(method: Method, a, b, *, exact: bool = False):
 
 @methods
 def test_equals_numpy_reference(method):
-    base, experts = problem(method)
+    base, experts = problem(method, shapes=MATRIX if method.selects else SHAPES)
     merged = compiled(method)(method.make(), base, experts, key_of(method))
-    np.testing.assert_array_equal(jax.tree.leaves(merged)[-1].dtype, np.int32)
     named = jaxmerge.named_leaves
     base, experts = named(base), [named(x) for x in experts]
     base.pop("step")
     if method.whole_model:
         expected = method.reference(base, experts)
-        results = merged if isinstance(merged, list) else [merged]
-        expected = expected if isinstance(expected, list) else [expected]
-        for result, truth in zip(results, expected, strict=True):
-            for name in base:
-                np.testing.assert_allclose(
-                    named(result)[name], truth[name], rtol=1e-5, atol=1e-5
-                )
-        return
-    for name in base:
-        inputs = [np.asarray(x[name]) for x in experts]
-        if method.random:
-            masks = [
-                kept_by_dare(name, t, base[name].shape) for t in range(len(inputs))
-            ]
-            truth = method.reference(np.asarray(base[name]), inputs, masks)
-        else:
-            truth = method.reference(np.asarray(base[name]), inputs)
-        np.testing.assert_allclose(named(merged)[name], truth, rtol=1e-5, atol=1e-5)
+    else:
+        expected = {name: leaf_reference(method, name, base, experts) for name in base}
+    results = merged if isinstance(merged, list) else [merged]
+    expected = expected if isinstance(expected, list) else [expected]
+    for result, truth in zip(results, expected, strict=True):
+        for name in base:
+            np.testing.assert_allclose(
+                named(result)[name], truth[name], rtol=1e-5, atol=1e-5
+            )
+
+
+def leaf_reference(method, name, base, experts):
+    inputs = [np.asarray(x[name]) for x in experts]
+    if not method.random:
+        return method.reference(np.asarray(base[name]), inputs)
+    masks = [kept_by_dare(name, t, base[name].shape) for t in range(len(inputs))]
+    return method.reference(np.asarray(base[name]), inputs, masks)
 
 
 def kept_by_dare(name: str, t: int, shape) -> np.ndarray:
@@ -115,7 +128,7 @@ def kept_by_dare(name: str, t: int, shape) -> np.ndarray:
 @methods
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_keeps_structure_shapes_and_dtypes(method, dtype):
-    base, experts = problem(method, dtype)
+    base, experts = problem(method, dtype, SHAPES)
     merged = jax.eval_shape(run, method.make(), base, experts, key_of(method))
     for result in merged if isinstance(merged, list) else [merged]:
         chex.assert_trees_all_equal_shapes_and_dtypes(
@@ -138,24 +151,19 @@ def test_zero_deltas_give_the_base(method):
 def test_permuted_experts_with_their_ids_give_the_same(method):
     base, experts = problem(method)
     order = list(range(method.experts))[::-1]
-    weights = np.linspace(1.0, 2.0, method.experts).astype(np.float32)
-    weighted = method.name in ("average", "task_arithmetic", "ties", "rht", "isotropic")
-    make = lambda w: (
-        method.make(weights=w) if weighted and "rht" != method.name else (method.make())
-    )
-    if method.name == "rht":
-        make = lambda w: jaxmerge.rht(weights=w)
-    if method.name == "slerp":
-        make = lambda w: jaxmerge.slerp(t=0.25 if w[0] < w[-1] else 0.75)
-    key, ids = key_of(method), list(range(method.experts))
-    a = run(make(weights), base, experts, key, ids)
-    b = run(
-        make(weights[order]),
-        base,
-        [experts[t] for t in order],
-        key,
-        [ids[t] for t in order],
-    )
+    permuted = [experts[t] for t in order]
+    if method.random:
+        key = key_of(method)
+        a = run(method.make(), base, experts, key, list(range(method.experts)))
+        b = run(method.make(), base, permuted, key, order)
+    else:
+        forth, back = method.make(), method.make()
+        if method.name == "rht":
+            back = dataclasses.replace(back, weights=back.weights[::-1])
+        if method.name == "slerp":
+            forth, back = method.make(t=0.25), method.make(t=0.75)
+        a = compiled(method)(forth, base, experts, None)
+        b = compiled(method)(back, base, permuted, None)
     if isinstance(a, list):
         b = [b[order.index(t)] for t in range(method.experts)]
     assert_agree(method, a, b)
@@ -168,10 +176,7 @@ def test_jit_eager_leafwise_and_stacked_agree(method):
     merger = method.make()
     jitted = compiled(method)(merger, base, experts, key)
     assert_agree(method, run(merger, base, experts, key), jitted)
-    leafwise = jaxmerge.merge_leaves(merger, base, experts, key=key)
-    if isinstance(leafwise, jaxmerge.TaskModels):
-        leafwise = [leafwise.params(t) for t in range(method.experts)]
-    assert_agree(method, leafwise, jitted, exact=True)
+    assert_agree(method, merge_leafwise(method, base, experts), jitted, exact=True)
     stacked = jax.jit(lambda m, b, e, k: m(b, e, key=k))(
         merger, base, jaxmerge.stack(experts), key
     )
@@ -188,19 +193,13 @@ def test_vmap_sweep_equals_loop_and_compiles_once(method):
     field, (low, high) = method.sweep
     base, experts = problem(method)
     key = key_of(method)
-    traces = []
-
-    @jax.jit
-    def at(value):
-        traces.append(value)
-        return run(method.make(**{field: value}), base, experts, key)
-
-    values = jnp.linspace(low, high, 3)
-    loop = [at(value) for value in values]
-    assert len(traces) == 1
-    swept = jax.vmap(lambda v: run(method.make(**{field: v}), base, experts, key))(
-        values
-    )
+    at = chex.assert_max_traces(n=1)(lambda m, b, e, k: run(m, b, e, k))
+    at = jax.jit(at)
+    values = [low, (low + high) / 2, high]
+    loop = [at(method.make(**{field: value}), base, experts, key) for value in values]
+    swept = jax.jit(
+        jax.vmap(lambda v: run(method.make(**{field: v}), base, experts, key))
+    )(jnp.asarray(values))
     for i, one in enumerate(loop):
         assert_agree(method, jax.tree.map(lambda x, i=i: x[i], swept), one)
 
@@ -210,29 +209,19 @@ def test_gradient_in_the_experts_equals_finite_differences(method):
     with jax.enable_x64(True):
         base, experts = problem(method, np.float64)
         key = key_of(method)
-        direction = [
-            jax.tree.map(
-                lambda x: 0 * x if x.dtype == jnp.int32 else x,
-                model(50 + t, np.float64),
-            )
-            for t in range(method.experts)
-        ]
+        direction = [model(50 + t, np.float64) for t in range(method.experts)]
 
-        @jax.jit
         def loss(step):
-            move = lambda x, d: x + step * d if x.dtype == jnp.float64 else x
-            moved = [
-                jax.tree.map(move, x, d)
-                for x, d in zip(experts, direction, strict=True)
-            ]
+            move = lambda x, d: x + step * d if is_float(x) else x
+            moved = jax.tree.map(move, experts, direction)
             merged = run(method.make(), base, moved, key)
-            return sum(
-                jnp.sum(x**2) for x in jax.tree.leaves(merged) if x.dtype == jnp.float64
-            )
+            return sum(jnp.sum(x**2) for x in jax.tree.leaves(merged) if is_float(x))
 
+        value_and_slope = jax.jit(lambda s: jax.jvp(loss, (s,), (jnp.ones_like(s),)))
         step = 1e-6
-        numeric = (loss(jnp.float64(step)) - loss(jnp.float64(-step))) / (2 * step)
-        exact = jax.grad(loss)(jnp.float64(0.0))
+        above, below = (value_and_slope(jnp.float64(s))[0] for s in (step, -step))
+        exact = value_and_slope(jnp.float64(0.0))[1]
+        numeric = (above - below) / (2 * step)
         np.testing.assert_allclose(exact, numeric, rtol=1e-5, atol=1e-6)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxmerge._arithmetic import accumulate, product, quotient, safe_divide
 from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
-from jaxmerge.combine.sums import accumulate, safe_divide
 
 
 @pytree
@@ -36,7 +36,7 @@ class SignElectedMean:
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         del leaf
-        value = weight * delta
+        value = product(weight, delta)
         side = value if self.vote == "weighted" else delta
         zero = jnp.zeros_like(delta)
         share = weight if self.divisor == "weight" else jnp.ones_like(weight)
@@ -66,7 +66,7 @@ class SignElectedMean:
             shares = jnp.where(up, state["positive_share"], state["negative_share"])
             merged = merged / jnp.where(shares == 0, jnp.ones_like(shares), shares)
         if self.normalize_weights:
-            merged = merged / state["weight"]
+            merged = quotient(merged, state["weight"])
         return merged
 
 
@@ -123,7 +123,7 @@ class UnifiedTaskVector:
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         del leaf
-        value = weight * delta
+        value = product(weight, delta)
         zero = jnp.zeros_like(value)
         return value, jnp.maximum(value, zero), jnp.minimum(value, zero)
 
@@ -142,19 +142,24 @@ class SignMasks:
 
     The mask of task t is where the unified vector has the sign of d_t. The rescaler is
 
-        sum over tensors of mean |d_t|  /  sum over tensors of mean |mask * unified|
+        sum over the model of |d_t|  /  sum over the model of |mask * unified|
 
-    (a sum of means over tensors, as in the authors' code, not one mean over the model).
+    Attributes:
+      compat: `"paper"`, or `"reference"`: each tensor's mean in place of its sum, as in
+        FusionBench and the authors' script for eight tasks.
 
     References:
       Huang et al., EMR-Merging, 2024, section 3.2.
     """
 
+    compat: str = static(default="paper")
+
     def emit(self, delta: Array, leaf: Leaf) -> Any:
         """Returns this tensor's record for one task and its part of the statistic."""
         mask = delta * leaf.stats > 0
         kept = jnp.where(mask, jnp.abs(leaf.stats), jnp.zeros_like(leaf.stats))
-        statistic = jnp.stack([jnp.mean(jnp.abs(delta)), jnp.mean(kept)])
+        reduce = jnp.mean if self.compat == "reference" else jnp.sum
+        statistic = jnp.stack([reduce(jnp.abs(delta)), reduce(kept)])
         return jnp.packbits(mask.reshape(-1)), statistic
 
     def summarise(self, statistic: Array) -> Array:

@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from jaxmerge._arithmetic import accumulate, product, quotient
 from jaxmerge._types import Leaf, MatrixSpec, pytree, static
-from jaxmerge.combine.sums import accumulate
 
 
 def to_matrix(x: Array, spec: MatrixSpec) -> Array:
@@ -18,6 +19,18 @@ def to_matrix(x: Array, spec: MatrixSpec) -> Array:
 def from_matrix(x: Array, spec: MatrixSpec) -> Array:
     """The inverse of `to_matrix`."""
     return jnp.moveaxis(x, (-2, -1), (spec.out, spec.in_))
+
+
+def _whole(matrix: Array) -> Array:
+    """The matrix on every device: an SVD cannot be computed from its parts.
+
+    Only an explicit mesh needs to be told; else the compiler gathers by itself.
+    """
+    sharding = jax.typeof(matrix).sharding
+    if all(axis is None for axis in sharding.spec):
+        return matrix
+    replicated = NamedSharding(sharding.mesh, PartitionSpec(*[None] * matrix.ndim))
+    return jax.sharding.reshard(matrix, replicated)
 
 
 def _svd(matrix: Array) -> tuple[Array, Array, Array, Array]:
@@ -96,7 +109,7 @@ class Isotropic:
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         del leaf
-        return weight * delta, weight
+        return product(weight, delta), weight
 
     def join(self, a: Any, b: Any) -> Any:
         return accumulate(a, b)
@@ -104,8 +117,8 @@ class Isotropic:
     def finish(self, state: Any, leaf: Leaf) -> Array:
         total, weight = state
         if leaf.matrix is None:
-            return total / weight
-        matrix = to_matrix(total, leaf.matrix)
+            return quotient(total, weight)
+        matrix = _whole(to_matrix(total, leaf.matrix))
         factor = polar(matrix)
         # The sum of the singular values is <polar, matrix>.
         nuclear = jnp.sum(factor * matrix, axis=(-2, -1), keepdims=True)

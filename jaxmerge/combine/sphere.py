@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxmerge._arithmetic import accumulate, safe_divide
 from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
-from jaxmerge.combine.sums import accumulate, safe_divide
 
 
 def into_slot(x: Array, leaf: Leaf) -> Array:

@@ -33,7 +33,8 @@ def ties(
         entries that equal the threshold are kept).
       normalize: False sums the agreeing entries instead of averaging them.
       compat: `"paper"` (unweighted vote, mean over the count, as PEFT) or
-        `"mergekit"` (weights enter before the vote, mean over the weights).
+        `"mergekit"` (weights enter before the vote, mean over the weights; at least one
+        entry of each tensor is kept).
 
     Raises:
       ValueError: if a density is outside (0, 1], or a choice unknown.
@@ -51,8 +52,14 @@ def ties(
     check_choice(scope, ("leaf", "tree"), "scope")
     check_choice(compat, ("paper", "mergekit", "peft"), "compat")
     check_density(density, "density")
+    trim = KeepLargest(
+        density,
+        scope=scope,
+        ties=tie_rule(scope),
+        at_least=1 if compat == "mergekit" else 0,
+    )
     return Merger(
-        transforms=(KeepLargest(density, scope=scope, ties=tie_rule(scope)),),
+        transforms=(trim,),
         combine=elected_mean(compat, normalize),
         weights=weights,
         scale=scale,
@@ -90,10 +97,14 @@ def consensus(
     )
 
 
-def emr() -> Merger:
+def emr(*, compat: str = "paper") -> Merger:
     r"""EMR: one unified task vector, and for each task a mask and a rescaler.
 
         tau = elected largest entries,   theta_t = theta_0 + r_t * mask_t * tau
+
+    Args:
+      compat: the rescaler r_t: `"paper"`, a ratio of sums over the model, or
+        `"reference"`, of sums of each tensor's means (see `SignMasks`).
 
     Returns:
       A merger that returns `TaskModels`; `.params(t)` are the parameters of task t.
@@ -108,4 +119,5 @@ def emr() -> Merger:
       Huang et al., EMR-Merging: Tuning-Free High-Performance Model Merging, 2024,
       section 3.2.
     """
-    return Merger(combine=UnifiedTaskVector(), per_task=SignMasks())
+    check_choice(compat, ("paper", "reference"), "compat")
+    return Merger(combine=UnifiedTaskVector(), per_task=SignMasks(compat))

@@ -14,6 +14,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxmerge import _random, ranks
+from jaxmerge._arithmetic import quotient
+from jaxmerge._checks import is_concrete
+from jaxmerge._limbs import split
 from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
 from jaxmerge.transforms._domains import check_each
 from jaxmerge.transforms.rescale import match_norm
@@ -40,12 +43,22 @@ def check_density(value: Coef, name: str) -> None:
     )
 
 
-def _bound_count(density: Coef, size: int) -> Any:
+def _count(density: Coef, size: int, at_least: int) -> Any:
+    """`ranks.count`, but never fewer than `at_least` of a tensor that has so many."""
+    kept = ranks.count(density, size)
+    least = min(at_least, size)
+    if isinstance(kept, tuple):
+        low, high = (jnp.asarray(limb) for limb in kept)
+        return jnp.where(high == 0, low.clip(min=least), low), high
+    return kept.clip(min=least)
+
+
+def _bound_count(density: Coef, size: int, at_least: int) -> Any:
     """The count of a concrete density, or None where `__call__` has to take it."""
     # Beyond 31 bits a count is a pair of limbs, which is no coefficient.
     if density is None or size >= 2**31:
         return None
-    return ranks.count(density, size)
+    return _count(density, size, at_least)
 
 
 def _drop(
@@ -55,7 +68,7 @@ def _drop(
     y = jnp.where(kept, delta, 0.0)
     if rescale == "density":
         by = density if divisor is None else jnp.asarray(divisor).astype(delta.dtype)
-        y = y / jnp.where(by == 0, 1.0, by)
+        y = quotient(y, jnp.where(by == 0, 1.0, by))
     elif rescale == "l1":
         y = match_norm(y, delta, "l1", floor=_L1_FLOOR)
     elif rescale == "l2":
@@ -88,6 +101,8 @@ class KeepLargest:
       ties: `"first"` keeps exactly `count` entries, of equal magnitudes those of lowest
         flat index; `"all"` keeps all that are as large as the last. `"tree"` always
         keeps all.
+      at_least: how many entries are kept whatever the density; mergekit keeps 1, so
+        that no tensor, however small, loses its whole delta.
 
     Example:
       >>> import jax.numpy as jnp
@@ -106,11 +121,13 @@ class KeepLargest:
     rescale: str = static(default="none")
     scope: str = static(default="leaf")
     ties: str = static(default="first")
+    at_least: int = static(default=0)
 
     def bind(self, size: int) -> "KeepLargest":
         if self.scope == "tree":
             return self
-        return dataclasses.replace(self, count=_bound_count(self.density, size))
+        count = _bound_count(self.density, size, self.at_least)
+        return dataclasses.replace(self, count=count)
 
     def __call__(self, delta: Array, leaf: Leaf) -> Array:
         density = jnp.asarray(self.density).astype(delta.dtype)
@@ -121,7 +138,7 @@ class KeepLargest:
         if self.scope == "leaf":
             count = self.count
             if count is None:
-                count = ranks.count(self.density, delta.size)
+                count = _count(self.density, delta.size, self.at_least)
             return ranks.largest_mask(delta, count, ties=self.ties)
         if self.scope != "tree":
             raise ValueError(f'scope is {self.scope!r}; expected "leaf" or "tree"')
@@ -150,11 +167,18 @@ class KeepLargest:
         return ranks.add_counts(a, b)
 
     def conclude(self, total: Any, size: int, found: Any) -> Any:
+        if is_concrete(total[0]) and is_concrete(self.density):  # no compilation
+            low, high = (np.asarray(limb, np.int64) for limb in total)
+            total = low + (high << 32)
+        rank = ranks.count(self.density, size) if found is None else found[1]
+        if isinstance(total, np.ndarray):
+            rank = rank if np.ndim(rank) == 0 else int(rank[0]) + (int(rank[1]) << 32)
+        bin_, rank = ranks.locate(total, rank)
         if found is None:
-            return ranks.locate(total, ranks.count(self.density, size))
-        high, rank = found
-        low, _ = ranks.locate(total, rank)
-        return (high.astype(jnp.uint32) << np.uint32(16)) | low.astype(jnp.uint32)
+            return jnp.asarray(bin_, jnp.int32), split(rank)
+        return (found[0].astype(jnp.uint32) << np.uint32(16)) | jnp.asarray(
+            bin_, jnp.uint32
+        )
 
 
 def _single_bits(delta: Float[Array, "..."]) -> Array:

@@ -140,8 +140,8 @@ def emr(base, experts):
     models = []
     for delta in deltas:
         masked = {k: np.where(delta[k] * unified[k] > 0, unified[k], 0) for k in base}
-        above = sum(np.mean(np.abs(delta[k])) for k in base)
-        below = sum(np.mean(np.abs(masked[k])) for k in base)
+        above = sum(np.sum(np.abs(delta[k])) for k in base)
+        below = sum(np.sum(np.abs(masked[k])) for k in base)
         models.append(
             {k: np.float64(base[k]) + above / below * masked[k] for k in base}
         )
