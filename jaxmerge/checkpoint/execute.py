@@ -451,9 +451,10 @@ def check_ties(plan: Plan) -> None:
 
 
 def needs_x64(plan: Plan) -> bool:
-    """Whether a tensor is stored in float64, and so is merged in it."""
+    """Whether a tensor is stored in float64, and so is merged in it, or written so."""
     sources = [plan.template, *plan.experts]
-    dtypes = [info.dtype for source in sources for info in source.infos.values()]
+    dtypes = {info.dtype for source in sources for info in source.infos.values()}
+    dtypes |= {output.info.dtype for output in plan.outputs}
     return np.dtype(np.float64) in dtypes
 
 
