@@ -19,6 +19,9 @@ from experiments.more_experts.model import Architecture, Params
 from experiments.more_experts.tasks import TASKS, Samples, draw_samples
 from jaxmerge import checkpoint
 
+# How many times `train_or_load` calls its `stage`.
+STAGES = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
