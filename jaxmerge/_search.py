@@ -61,7 +61,7 @@ def from_bits(bits: Array) -> Array:
     return lax.bitcast_convert_type(bits, wide)
 
 
-def _is_sharded(x: Array) -> bool:
+def is_sharded(x: Array) -> bool:
     """Whether x has a sharded axis as far as its type says (explicit meshes only)."""
     return any(axis is not None for axis in jax.typeof(x).sharding.spec)
 
@@ -71,7 +71,7 @@ def rows(x: Array) -> tuple[Array, tuple[int, ...]]:
 
     Several rows let XLA's CPU backend use all cores, and keep a row's counts in uint32.
     """
-    if x.ndim == 1 and not _is_sharded(x):
+    if x.ndim == 1 and not is_sharded(x):
         divides = (r for r in range(8, 64) if x.size % r == 0 and x.size // r < 2**32)
         x = x.reshape(next(divides, 1), -1)
     lead = min(1, max(x.ndim - 1, 0))
@@ -191,7 +191,7 @@ def search(
 
 def _sample_pivots(x: Array, k: Limbs) -> Array | None:
     """Pivots for the first pass around the k-th largest of a strided sample."""
-    if x.size <= 2 * _SAMPLE or _is_sharded(x):
+    if x.size <= 2 * _SAMPLE or is_sharded(x):
         return None
     share = _SAMPLE ** (1 / max(sum(size > 1 for size in x.shape), 1))
     strides = [max(1, round(size / share)) | 1 for size in x.shape]

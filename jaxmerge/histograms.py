@@ -19,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, UInt32
 
 from jaxmerge import _limbs
-from jaxmerge._search import magnitude_bits
+from jaxmerge._limbs import Limbs
+from jaxmerge._search import is_sharded, magnitude_bits
 from jaxmerge._types import Coef
 
 _BINS = 2**16
@@ -48,6 +50,8 @@ def digit_histogram(x: Array, digit: int, prefix: Coef = 0) -> UInt32[Array, "65
             f"a histogram counts in 32 bits and the tensor has {x.size} elements; "
             "take histograms of its parts and add them"
         )
+    if is_sharded(x):
+        return _histogram_of_parts(x, digit, prefix)
     bits = magnitude_bits(lax.stop_gradient(x)).reshape(-1)
     width = jnp.iinfo(bits.dtype).bits
     if not 0 <= digit < width // 16:
@@ -62,6 +66,24 @@ def digit_histogram(x: Array, digit: int, prefix: Coef = 0) -> UInt32[Array, "65
         above = bits >> jnp.asarray(shift + 16, bits.dtype)
         ones = (above == jnp.asarray(prefix, bits.dtype)).astype(jnp.uint32)
     return jnp.zeros(_BINS, jnp.uint32).at[bins.astype(jnp.int32)].add(ones)
+
+
+def _histogram_of_parts(x: Array, digit: int, prefix: Coef) -> Array:
+    """The histogram of a tensor on an explicit mesh: the sum of its parts'."""
+    sharding = jax.typeof(x).sharding
+    used = [axis for axis in sharding.spec if axis is not None]
+    axes = [a for axis in used for a in (axis if isinstance(axis, tuple) else (axis,))]
+
+    def local(part: Array, prefix: Array) -> Array:
+        return lax.psum(digit_histogram(part, digit, prefix), tuple(axes))
+
+    wide = jnp.uint64 if x.dtype == jnp.float64 else jnp.uint32
+    return jax.shard_map(
+        local,
+        mesh=sharding.mesh,
+        in_specs=(sharding.spec, PartitionSpec()),
+        out_specs=PartitionSpec(),
+    )(x, jnp.asarray(prefix).astype(wide))
 
 
 def high_histogram(x: Array) -> UInt32[Array, "65536"]:
@@ -109,10 +131,18 @@ def locate(counts: Any, k: Any) -> tuple[Any, Any]:
         return bin_, int(k - (above[bin_] - counts[bin_]))
     pair = counts if isinstance(counts, tuple) else _limbs.split(counts)
     target = _limbs.split(k)
-    above = jax.lax.associative_scan(_limbs.add, pair, reverse=True)
-    last = jnp.sum(_limbs.at_least(above, target), dtype=jnp.int32) - 1
-    bin_ = jnp.maximum(last, 0)
-    beyond = _limbs.subtract(
-        (above[0][bin_], above[1][bin_]), (pair[0][bin_], pair[1][bin_])
-    )
-    return bin_, _limbs.subtract(target, beyond)
+    index = jnp.arange(pair[0].size, dtype=jnp.int32)
+    empty = _limbs.split(0)
+
+    def count_from(bin_: Array) -> Limbs:
+        low, high = _limbs.where(index >= bin_, pair, empty)
+        return jax.lax.reduce((low, high), (np.uint32(0),) * 2, _limbs.add, (0,))
+
+    def try_bit(i: Array, bin_: Array) -> Array:
+        higher = bin_ | (jnp.int32(1) << (bits - 1 - i))
+        enough = _limbs.at_least(count_from(higher), target)
+        return jnp.where(enough & (higher < index.size), higher, bin_)
+
+    bits = (index.size - 1).bit_length()
+    bin_ = jax.lax.fori_loop(0, bits, try_bit, jnp.int32(0))
+    return bin_, _limbs.subtract(target, count_from(bin_ + 1))

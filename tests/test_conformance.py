@@ -193,6 +193,7 @@ def test_vmap_sweep_equals_loop_and_compiles_once(method):
     field, (low, high) = method.sweep
     base, experts = problem(method)
     key = key_of(method)
+    chex.clear_trace_counter()
     at = chex.assert_max_traces(n=1)(lambda m, b, e, k: run(m, b, e, k))
     at = jax.jit(at)
     values = [low, (low + high) / 2, high]

@@ -12,8 +12,9 @@ from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
 
 def into_slot(x: Array, leaf: Leaf) -> Array:
     """A zero buffer with one slot per expert, and `x` in this expert's."""
-    zeros = jnp.zeros((leaf.num_experts, *x.shape), x.dtype)
-    return jax.lax.dynamic_update_index_in_dim(zeros, x, leaf.t, 0)
+    slots = jnp.arange(leaf.num_experts, dtype=jnp.int32)
+    mine = (slots == leaf.t).reshape(-1, *[1] * x.ndim)
+    return jnp.where(mine, x[None], jnp.zeros((), x.dtype))
 
 
 def _norm(x: Array, **kwargs: Any) -> Array:
