@@ -110,7 +110,8 @@ def _deltas(sparsifier: Any, elect: bool) -> Callable[[Values], Merger]:
             transforms=transforms,
             combine=election if elect else WeightedSum(normalize=normalize),
             weights=values["weight"],
-            scale=None if values["lambda"] == 1.0 else values["lambda"],
+            # Given even if it is 1, so that all share their compiled programs.
+            scale=values["lambda"],
         )
 
     return build

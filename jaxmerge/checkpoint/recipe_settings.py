@@ -142,7 +142,7 @@ class Schedule(Named):
                 return value
         if self.default is None:
             whose = f" for the model {self.models[i]}" if self.models else ""
-            where = f" and {name}" if any(self.chains) else ""
+            where = f" and {name}" if name else ""
             raise RecipeError(f"{self.label!r} is not set{whose}{where}, and has to be")
         return self.default
 

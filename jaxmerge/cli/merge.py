@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from jaxmerge import _checks
 from jaxmerge.checkpoint import (
     Source,
     default_kind,
@@ -129,6 +130,7 @@ def run_merge(arguments: argparse.Namespace, notes: list[str]) -> None:
     recipe = load_recipe(arguments.recipe)
     with contextlib.ExitStack() as stack:
         base, experts = open_models(recipe, arguments.cache, stack)
+        _check_dtypes([*([base] if base else []), *experts])
         try:
             resolved = recipe.resolve(base, experts)
         except RecipeError as error:
@@ -143,6 +145,15 @@ def run_merge(arguments: argparse.Namespace, notes: list[str]) -> None:
         if not arguments.quiet:
             _note(notes)
         _merge(arguments, recipe, resolved, base, experts)
+
+
+def _check_dtypes(sources: list[Source]) -> None:
+    for source in sources:
+        for info in source.infos.values():
+            try:
+                _checks.check_mergeable(info.name, info.dtype)
+            except TypeError as error:
+                raise CheckpointError(f"{source.path}: {error}") from error
 
 
 def _merge(

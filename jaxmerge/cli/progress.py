@@ -3,12 +3,10 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import Any
 
+from jaxmerge.checkpoint import Progress
 from jaxmerge.cli.text import human_bytes, human_time
-
-if TYPE_CHECKING:
-    from jaxmerge.checkpoint import Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
 _BAR = (
@@ -21,15 +19,15 @@ class ProgressLines:
     """A callback that writes a plain line now and then.
 
     Args:
-      stream: where to.
+      stream: where to; a text file.
       clock: seconds that only go forward.
     """
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, stream: Any, clock: Callable[[], float] = time.monotonic):
         self._stream, self._clock = stream, clock
         self._start = self._last = clock()
 
-    def __call__(self, progress: "Progress") -> None:
+    def __call__(self, progress: Progress) -> None:
         now = self._clock()
         if now - self._last < _SECONDS_BETWEEN_LINES:
             return
@@ -49,8 +47,8 @@ class ProgressLines:
 
 @contextlib.contextmanager
 def show_progress(
-    stream: TextIO, *, quiet: bool = False
-) -> "Iterator[Callable[[Progress], None] | None]":
+    stream: Any, *, quiet: bool = False
+) -> Iterator[Callable[[Progress], None] | None]:
     """Gives a callback for `checkpoint.merge`; None if quiet.
 
     Args:
@@ -68,7 +66,7 @@ def show_progress(
             total=0, unit="B", unit_scale=True, file=stream, bar_format=_BAR
         ) as bar:
 
-            def update(progress: "Progress") -> None:
+            def update(progress: Progress) -> None:
                 bar.total = progress.bytes_total
                 tensors = f"{progress.tensors}/{progress.num_tensors} tensors"
                 bar.set_postfix_str(tensors, refresh=False)

@@ -6,7 +6,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _SIZES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def human_bytes(count: float) -> str:
+def human_bytes(count: int | float) -> str:
     """A number of bytes in decimal units.
 
     >>> human_bytes(13_476_838_400), human_bytes(96)
@@ -51,7 +51,7 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def human_time(seconds: float) -> str:
+def human_time(seconds: int | float) -> str:
     """A duration.
 
     >>> human_time(3.21), human_time(75), human_time(7384)
