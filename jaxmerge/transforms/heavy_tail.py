@@ -30,7 +30,7 @@ from jaxmerge.transforms.quantiles import (
     standardize,
     student_quantile,
 )
-from jaxmerge.transforms.rescale import match_norm
+from jaxmerge.transforms.rescale import divide, match_norm
 from jaxmerge.transforms.sparsify import KeepLargest
 
 _MEDIAN = 0.6744897501960817
@@ -157,7 +157,7 @@ class SignedPower:
         magnitudes = jnp.abs(delta)
         unit = jnp.max(magnitudes, initial=0.0)
         unit = jnp.where(unit > 0, unit, 1.0)
-        y = jnp.sign(delta) * unit * self.shape(magnitudes / unit)
+        y = jnp.sign(delta) * unit * self.shape(divide(magnitudes, unit))
         return match_norm(y, delta, self.match)
 
 
@@ -233,7 +233,7 @@ class TukeyHInverse:
         median = median_magnitude(delta) if delta.size else jnp.ones_like(stretched)
         _, rms = standardize(delta, "rms")
         unit = jnp.where(median > 0, median / stretched, rms)
-        y = jnp.sign(delta) * unit * self.shape(jnp.abs(delta) / unit)
+        y = jnp.sign(delta) * unit * self.shape(divide(jnp.abs(delta), unit))
         return match_norm(y, delta, self.match)
 
 

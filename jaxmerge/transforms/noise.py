@@ -21,8 +21,8 @@ class ReparameterizedNoise:
 
     e is a normal number moved to the same quantile of the law, so that y is
     differentiable in strength and degrees of freedom, and laws are compared on the same
-    draws. The paper's code calls its evaluation with a noise switch whose definition was
-    not published; law, place and size here are ours.
+    draws. The paper's code calls its evaluation with a noise switch whose definition
+    was not published; law, place and size here are ours.
 
     Attributes:
       strength: s, at least 0.

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from jaxmerge import ranks
 from jaxmerge._types import Coef
-from jaxmerge.transforms.rescale import norm
+from jaxmerge.transforms.rescale import divide, norm
 
 LAST = 8.0
 _MEDIAN = 0.6744897501960817  # of the magnitude of a standard normal number
@@ -95,7 +95,7 @@ def standardize(
     elif scale not in ("rms", "rank"):
         raise ValueError(f'scale is {scale!r}; expected "robust", "rms" or "rank"')
     unit = jnp.where(unit > 0, unit, 1.0)
-    return (normal_scores(x) if scale == "rank" else jnp.abs(x) / unit), unit
+    return (normal_scores(x) if scale == "rank" else divide(jnp.abs(x), unit)), unit
 
 
 def extended(shape: Callable[[Array], Array], z: Array) -> Array:
@@ -163,12 +163,25 @@ def _student_series() -> np.ndarray:
     return values
 
 
-def _chebyshev(coefficients: Any, x: Array) -> Array:
-    """Clenshaw's sum of a Chebyshev series on [0, 1]."""
+def _chebyshev(coefficients: list[Array], x: Array) -> Array:
+    """Clenshaw's sum of a Chebyshev series on [0, 1], written out so that it fuses."""
     doubled = 4.0 * x - 2.0
-    ahead = after = jnp.zeros_like(doubled * coefficients[0])
-    for coefficient in coefficients[:0:-1]:
+    ahead = after = jnp.zeros_like(doubled)
+    for coefficient in reversed(coefficients[1:]):
         ahead, after = coefficient + doubled * ahead - after, ahead
+    return coefficients[0] + 0.5 * doubled * ahead - after
+
+
+def _chebyshev_rows(coefficients: Array, x: Array) -> Array:
+    """The same for rows of coefficients at one point, as a loop."""
+    doubled = 4.0 * x - 2.0
+
+    def step(state: tuple[Array, Array], row: Array) -> tuple[Any, None]:
+        ahead, after = state
+        return (row + doubled * ahead - after, ahead), None
+
+    zero = jnp.zeros_like(coefficients[0]) * x
+    (ahead, after), _ = jax.lax.scan(step, (zero, zero), coefficients[:0:-1])
     return coefficients[0] + 0.5 * doubled * ahead - after
 
 
@@ -179,8 +192,8 @@ def student_quantile(
 
         P(|t_nu| > t) = P(|N(0, 1)| > z)
 
-    A Chebyshev series in 1 / nu and z^2 for log(t / z): relative error below 1e-8 in
-    float64, 4e-6 in float32.
+    A Chebyshev series in 1 / nu and z^2 for log(t / z): relative error below 1e-7 in
+    float64, 5e-6 in float32.
 
     Args:
       z: from 0 to `LAST`.
@@ -189,7 +202,7 @@ def student_quantile(
     """
     nu = jnp.asarray(degrees_of_freedom).astype(z.dtype)
     inverse = 1.0 / jnp.maximum(nu, 1.0)
-    series = _chebyshev(jnp.asarray(_student_series(), z.dtype), inverse)
+    series = _chebyshev_rows(jnp.asarray(_student_series(), z.dtype), inverse)
     terms = [series[i] for i in range(_SERIES[1])]
     return z * jnp.exp(inverse * _chebyshev(terms, jnp.square(z / LAST)))
 

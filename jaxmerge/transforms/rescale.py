@@ -30,6 +30,21 @@ def norm(x: Float[Array, "..."], kind: str) -> Float[Array, ""]:
     return jnp.where(largest > 0, unit * root, 0.0)
 
 
+@jax.custom_jvp
+def divide(a: Array, b: Array) -> Array:
+    """`a / b` with a derivative that does not square b, and so does not overflow."""
+    return a / b
+
+
+@divide.defjvp
+def _divide_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    (a, b), (da, db) = primals, tangents
+    quotient = a / b
+    return quotient, (da - quotient * db) / b
+
+
 def match_norm(
     y: Float[Array, "..."],
     x: Float[Array, "..."],
@@ -56,7 +71,7 @@ def match_norm(
         return y
     target, own = norm(x, kind), norm(y, kind)
     defined = (target > floor) & (own > floor)
-    ratio = target / jnp.where(defined, own, 1.0)
+    ratio = divide(target, jnp.where(defined, own, 1.0))
     return y * jnp.where(defined, ratio, 1.0)
 
 
@@ -71,6 +86,7 @@ class Scale:
     """
 
     factor: Coef = coefficient(default=1.0)
+    elementwise = True
 
     def __call__(self, delta: Array, leaf: Leaf) -> Array:
         return delta * jnp.asarray(self.factor).astype(delta.dtype)
@@ -112,5 +128,4 @@ class ScalarControl:
             key = None if leaf.key is None else jax.random.fold_in(leaf.key, i)
             changed = transform(changed, dataclasses.replace(leaf, key=key))
         own = norm(delta, "l2")
-        ratio = norm(changed, "l2") / jnp.where(own > 0, own, 1.0)
-        return delta * ratio
+        return delta * divide(norm(changed, "l2"), jnp.where(own > 0, own, 1.0))

@@ -14,7 +14,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from jaxmerge import _random, ranks
-from jaxmerge._arithmetic import quotient
 from jaxmerge._checks import is_concrete
 from jaxmerge._limbs import split
 from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
@@ -68,7 +67,9 @@ def _drop(
     y = jnp.where(kept, delta, 0.0)
     if rescale == "density":
         by = density if divisor is None else jnp.asarray(divisor).astype(delta.dtype)
-        y = quotient(y, jnp.where(by == 0, 1.0, by))
+        # A division by what is seen to be one number is compiled to a product with its
+        # reciprocal, which rounds otherwise than the codes that divide.
+        y = y / jnp.where(kept & (by != 0), by, 1.0)
     elif rescale == "l1":
         y = match_norm(y, delta, "l1", floor=_L1_FLOOR)
     elif rescale == "l2":
@@ -134,12 +135,25 @@ class KeepLargest:
         kept = self._keep(delta, leaf)
         return _drop(delta, kept, density, self.rescale, self.divisor)
 
+    @property
+    def elementwise(self) -> bool:
+        return self.rescale in ("none", "density")
+
+    @property
+    def cuts_leaf(self) -> bool:
+        return self.scope == "leaf"
+
+    def kept(self, size: int) -> Any:
+        """How many of so many entries are kept, as `ranks.count` gives it."""
+        if self.count is not None:
+            return self.count
+        return _count(self.density, size, self.at_least)
+
     def _keep(self, delta: Array, leaf: Leaf) -> Bool[Array, "..."]:
+        if self.scope == "leaf" and leaf.stats is not None:
+            return leaf.stats.mask(delta)
         if self.scope == "leaf":
-            count = self.count
-            if count is None:
-                count = _count(self.density, delta.size, self.at_least)
-            return ranks.largest_mask(delta, count, ties=self.ties)
+            return ranks.largest_mask(delta, self.kept(delta.size), ties=self.ties)
         if self.scope != "tree":
             raise ValueError(f'scope is {self.scope!r}; expected "leaf" or "tree"')
         if leaf.stats is None:
@@ -215,6 +229,10 @@ class DropRandom:
     divisor: Coef = coefficient(default=None)
     rescale: str = static(default="none")
 
+    @property
+    def elementwise(self) -> bool:
+        return self.rescale in ("none", "density")
+
     def __call__(self, delta: Array, leaf: Leaf) -> Array:
         if leaf.key is None:
             raise ValueError(
@@ -222,5 +240,6 @@ class DropRandom:
                 "call the merge with key=jax.random.key(seed)"
             )
         density = jnp.asarray(self.density).astype(delta.dtype)
-        kept = _random.bernoulli(leaf.key, density, delta.shape)
+        offset = 0 if leaf.offset is None else leaf.offset
+        kept = _random.bernoulli(leaf.key, density, delta.shape, offset=offset)
         return _drop(delta, kept, density, self.rescale, self.divisor)
