@@ -23,6 +23,7 @@ def test_a_line_every_few_seconds_with_rate_and_time_left():
 def test_a_bar_on_a_terminal():
     stream = Terminal()
     with show_progress(stream) as show:
+        assert show is not None
         show(Progress("w", 4, 10, 10**9, 2 * 10**9))
         show(Progress("w", 10, 10, 2 * 10**9, 2 * 10**9))
     assert "100%" in stream.getvalue()
