@@ -79,14 +79,17 @@ class ByPattern(Named):
     def at(self, name: str) -> Any:
         for pattern, value in zip(self.patterns, self.values, strict=True):
             if re.search(pattern, name):
-                return value.at(name) if hasattr(value, "at") else value
+                return _at(value, name)
         if self.otherwise is None:
             raise ValueError(
                 f"no pattern of by_pattern matches {name}; give a value for the rest "
                 "with otherwise="
             )
-        otherwise = self.otherwise
-        return otherwise.at(name) if hasattr(otherwise, "at") else otherwise
+        return _at(self.otherwise, name)
+
+
+def _at(value: Any, name: str) -> Any:
+    return value.at(name) if isinstance(value, Named) else value
 
 
 def interpolate(values: Sequence[Any], position: float) -> Any:
@@ -180,8 +183,7 @@ def resolve(coef: Coef, name: str, num_experts: int, *, label: str) -> Any:
                 f"{_some(_entries(coef))}"
             )
         value = max(covering, key=lambda entry: len(entry[0]))[1]
-    if isinstance(value, Named):
-        value = value.at(name)
+    value = _at(value, name)
     return _per_expert(value, name, num_experts, label)
 
 

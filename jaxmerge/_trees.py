@@ -6,7 +6,7 @@ speak of leaves by that name.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -126,23 +126,38 @@ def named_leaves(tree: PyTree, *, low_rank: bool = True) -> dict[str, Any]:
     """The leaves by canonical name, in the tree's order.
 
     Args:
-      tree: any pytree; `None` leaves are no leaves.
-      low_rank: whether a `LowRank` pair is one leaf or two.
+      tree: any pytree; `None` leaves are no leaves, Python numbers are arrays.
+      low_rank: whether a `LowRank` pair is one leaf, or two, `.a` and `.b` (its scale
+        is then no leaf: factors are merged, what they are scaled by has to agree).
 
     Raises:
       ValueError: if two leaves have one canonical name.
     """
-    is_leaf = is_low_rank if low_rank else None
     named: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)[0]:
-        name = canonical_name(path)
+    flat = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_low_rank)[0]
+    for name, leaf in _expanded(flat, low_rank):
         if name in named:
             raise ValueError(
                 f"two leaves are called {name!r}: a key with a dot in it hides the "
                 "nesting; rename one of them"
             )
-        named[name] = leaf
+        named[name] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)[()]
     return named
+
+
+def _expanded(flat: list[tuple[Any, Any]], low_rank: bool) -> Iterator[tuple[str, Any]]:
+    for path, leaf in flat:
+        name = canonical_name(path)
+        if is_low_rank(leaf) and not low_rank:
+            yield factor_name(name, "a"), leaf.a
+            yield factor_name(name, "b"), leaf.b
+        else:
+            yield name, leaf
+
+
+def factor_name(name: str, factor: str) -> str:
+    """The name of a factor of the `LowRank` leaf `name`."""
+    return f"{name}.{factor}" if name else factor
 
 
 def name_hash(name: str) -> np.ndarray:

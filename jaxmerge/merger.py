@@ -16,10 +16,12 @@ from jaxmerge._leaf import ExpertKey
 from jaxmerge._matrices import Matrices
 from jaxmerge._survey import measure, of_expert, survey
 from jaxmerge._trees import (
+    LowRank,
     Stacked,
     TaskModels,
     canonical_name,
     expert_id,
+    factor_name,
     is_low_rank,
     name_hash,
     named_leaves,
@@ -317,6 +319,8 @@ def _merge(
         leaves = stacked if models is None else models[0]
         leaves = {n: x[0] for n, x in leaves.items()} if models is None else leaves
     _check_model(leaves, models, stacked, num)
+    if not low_rank:
+        _check_scales(experts)
     _check_prefixes(merger, leaves)
     programs, merged = {}, {}
     for name, leaf in leaves.items():
@@ -351,10 +355,31 @@ def _merge(
 
 
 def _rebuild(tree: PyTree, merged: dict[str, Any], low_rank: bool) -> PyTree:
-    is_leaf = is_low_rank if low_rank else None
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: merged[canonical_name(path)], tree, is_leaf=is_leaf
-    )
+    def merged_leaf(path: Any, leaf: Any) -> Any:
+        name = canonical_name(path)
+        if is_low_rank(leaf) and not low_rank:
+            factors = merged[factor_name(name, "a")], merged[factor_name(name, "b")]
+            return LowRank(*factors, leaf.scale)
+        return merged[name]
+
+    return jax.tree_util.tree_map_with_path(merged_leaf, tree, is_leaf=is_low_rank)
+
+
+def _check_scales(experts: Any) -> None:
+    """Refuses to merge factors whose products are scaled differently."""
+    if isinstance(experts, Stacked):
+        return
+    pairs = [jax.tree.leaves(e, is_leaf=is_low_rank) for e in experts]
+    scales = [[x.scale for x in leaves if is_low_rank(x)] for leaves in pairs]
+    for t, own in enumerate(scales):
+        for first, other in zip(scales[0], own, strict=False):
+            concrete = _checks.is_concrete(first) and _checks.is_concrete(other)
+            if concrete and float(first) != float(other):
+                raise ValueError(
+                    f"a LowRank leaf is scaled by {other} in expert {t} and by {first} "
+                    "in expert 0: their factors cannot share one scale; merge the "
+                    "products instead (space='product')"
+                )
 
 
 def _task_models(merger: Merger, base: PyTree, results: Any, num: int) -> TaskModels:
