@@ -65,11 +65,16 @@ def show_progress(
         with tqdm.tqdm(
             total=0, unit="B", unit_scale=True, file=stream, bar_format=_BAR
         ) as bar:
+            count = 0
 
             def update(progress: Progress) -> None:
-                bar.total = progress.bytes_total
-                tensors = f"{progress.tensors}/{progress.num_tensors} tensors"
-                bar.set_postfix_str(tensors, refresh=False)
+                nonlocal count
+                bar.total, count = progress.bytes_total, progress.num_tensors
+                bar.set_postfix_str(
+                    f"{progress.tensors}/{count} tensors", refresh=False
+                )
                 bar.update(progress.bytes_read - bar.n)
 
             yield update
+            # The last tensor was read when the last record came; now it is written.
+            bar.set_postfix_str(f"{count}/{count} tensors")

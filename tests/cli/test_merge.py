@@ -14,7 +14,7 @@ import pytest
 
 import jaxmerge.cli.merge
 from jaxmerge import checkpoint
-from jaxmerge.checkpoint import SafetensorsFile
+from jaxmerge.checkpoint import SafetensorsFile, SafetensorsWriter, TensorInfo
 from jaxmerge.cli.main import main
 from tests.oracles.fixtures import (
     FIXTURES,
@@ -236,6 +236,68 @@ def test_a_model_that_is_nowhere_is_not_downloaded(recipe, hub, tmp_path, capsys
     assert code == 1
     assert "org/odder is neither a path nor a model" in error
     assert "'org/other'" in error
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A LoRA adapter on one matrix of `base`; its folder and what it adds."""
+    folder, module = tmp_path / "adapter", "model.layers.0.mlp.up_proj"
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 16)), rng.standard_normal((16, 2))
+    factors = {
+        f"base_model.model.{module}.lora_{x}.weight": np.float32(0.1 * value)
+        for x, value in [("A", a), ("B", b)]
+    }
+    folder.mkdir()
+    infos = [TensorInfo(n, x.shape, x.dtype) for n, x in factors.items()]
+    writer = SafetensorsWriter(folder / "adapter_model.safetensors", infos)
+    for name, x in factors.items():
+        writer.write(name, x)
+    writer.close()
+    config = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["up_proj"],
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder, f"{module}.weight", 2.0 * 0.01 * b @ a
+
+
+@pytest.mark.usefixtures("in_root")
+@pytest.mark.parametrize("reference", ["base+{}", "{}"])
+def test_an_adapter_as_an_expert(reference, recipe, adapter, tmp_path):
+    folder, target, delta = adapter
+    text = f"""
+    merge_method: task_arithmetic
+    base_model: base
+    models:
+      - {{model: {reference.format(folder)}, parameters: {{weight: 0.5}}}}
+      - {{model: a, parameters: {{weight: 2}}}}
+    """
+    assert main(["merge", recipe(text), str(tmp_path / "out"), "-q"]) == 0
+    merged = read_safetensors(tmp_path / "out" / "model.safetensors")
+    models = mergekit_models()
+    for name, base in models["base"].items():
+        expected = base + 2 * (np.float64(models["a"][name]) - base)
+        expected += 0.5 * delta if name == target else 0.0
+        np.testing.assert_allclose(merged[name], expected, atol=1e-6)
+
+
+@pytest.mark.usefixtures("in_root")
+def test_the_mean_of_a_model_and_its_adapted_self(recipe, adapter, tmp_path):
+    folder, target, delta = adapter
+    text = f"""
+    merge_method: linear
+    models:
+      - {{model: base, parameters: {{weight: 1}}}}
+      - {{model: base+{folder}, parameters: {{weight: 3}}}}
+    """
+    assert main(["merge", recipe(text), str(tmp_path / "out"), "-q"]) == 0
+    merged = read_safetensors(tmp_path / "out" / "model.safetensors")
+    for name, base in mergekit_models()["base"].items():
+        expected = base + (0.75 * delta if name == target else 0.0)
+        np.testing.assert_allclose(merged[name], expected, atol=1e-6)
 
 
 @pytest.mark.usefixtures("in_root")
