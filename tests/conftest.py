@@ -1,6 +1,7 @@
 """Test-wide settings: several virtual devices, strict dtypes, explicit keys."""
 
 import os
+from collections.abc import Iterator
 
 # Before jax starts its backend: eight devices, so that sharded = unsharded is a real test.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -23,3 +24,11 @@ def rng() -> np.random.Generator:
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Leaves out most optimizations: for many programs that each run for an instant."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

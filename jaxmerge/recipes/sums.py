@@ -102,7 +102,8 @@ def dare(
       weights: w, 1 each if None.
       normalize: whether to divide by the weights (or, with `"ties"`, by the agreeing).
       compat: `"paper"` divides by the density; `"mergekit"` restores each tensor's l1
-        norm instead, and lets weights enter before the vote; `"peft"` is the paper's.
+        norm instead, and lets weights enter before the vote; `"peft"` is the paper's in
+        the dtype that deltas are stored in, to which it rounds the rescaled ones.
 
     Returns:
       A merger that needs a key.
@@ -122,4 +123,5 @@ def dare(
         else elected_mean(compat, normalize),
         weights=weights,
         scale=scale,
+        rounding="storage" if compat == "peft" else "none",
     )
