@@ -1,5 +1,6 @@
 """`jaxmerge merge` from its arguments to the files, against what mergekit wrote."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -412,11 +413,12 @@ def test_an_output_is_replaced_only_when_told_to(recipe, tmp_path, capsys):
 def test_what_stops_a_merge_leaves_nothing(
     raised, code, said, recipe, tmp_path, monkeypatch, capsys
 ):
-    def stop(*_args, **_kwargs):
+    def stop(progress):
         raise raised
 
     out = tmp_path / "results" / "out"
-    monkeypatch.setattr("jaxmerge.checkpoint.execute.merge_tensor", stop)
+    show = lambda *_args, **_kwargs: contextlib.nullcontext(stop)
+    monkeypatch.setattr(jaxmerge.cli.merge, "show_progress", show)
     assert main(["merge", recipe(), str(out)]) == code
     error = capsys.readouterr().err
     assert f"jaxmerge: error: {said}" in error or said in error
@@ -478,7 +480,8 @@ def test_a_dry_run_as_json(capsys):
     assert plan["parameters"]["density"] == "by tensor"
     assert [model["role"] for model in plan["models"]][0] == "base"
     assert plan["bytes_written"] == 4 * 7056
-    assert plan["bytes_read"] == 4 * plan["bytes_written"]
+    reads = 1 + 3 * plan["passes"]  # of the base, and of each of three experts
+    assert plan["bytes_read"] == reads * plan["bytes_written"]
     tensor = {t["name"]: t for t in plan["tensors"]}[
         "model.layers.3.mlp.up_proj.weight"
     ]
