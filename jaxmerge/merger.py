@@ -1,41 +1,19 @@
-"""`Merger`: a merge as one callable pytree, and the executors that work in memory."""
+"""`Merger`: a merge as one callable pytree, and the ways to run it in memory."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
-from jaxmerge import _checks, _leaf
-from jaxmerge._coefficients import check_entries, map_coefficients
-from jaxmerge._leaf import ExpertKey
+from jaxmerge._in_memory import jitted, merge, plain_call
 from jaxmerge._matrices import Matrices
-from jaxmerge._survey import measure, of_expert, survey
 from jaxmerge._trees import (
-    LowRank,
     Stacked,
-    TaskModels,
-    canonical_name,
-    expert_id,
-    factor_name,
-    is_low_rank,
-    name_hash,
-    named_leaves,
 )
 from jaxmerge._types import Coef, coefficient, pytree, static
 from jaxmerge.combine.sums import WeightedSum
 from jaxmerge.transforms import ScalarControl
-
-# Up to here a fold is unrolled: the sums of a list of arrays fuse into one pass over
-# memory. Beyond, a scan keeps the program's size and its compile time independent of T.
-_UNROLLED_EXPERTS = 32
-
-# How a leaf function is called: as it is, or compiled (with one static argument).
-_Call = Callable[[Callable[..., Any], str], Callable[..., Any]]
 
 
 @pytree
@@ -63,6 +41,7 @@ class Merger:
       rounding: `"none"`, or `"storage"`: transformed deltas are rounded to the dtype
         that the expert is stored in, as codes that compute in it do.
 
+    >>> import jax.numpy as jnp
     >>> merger = Merger(scale=0.5)
     >>> experts = [{"w": jnp.ones(2)}, {"w": 3 * jnp.ones(2)}]
     >>> merger({"w": jnp.zeros(2)}, experts)["w"].tolist()
@@ -115,12 +94,7 @@ class Merger:
         Integer and boolean leaves are copied and must agree, which is checked except
         while tracing.
         """
-        return _merge(self, base, experts, key, ids, call=_plain_call)
-
-
-def _plain_call(function: Callable[..., Any], static: str) -> Callable[..., Any]:
-    del static
-    return function
+        return merge(self, base, experts, key, ids, call=plain_call)
 
 
 def merge_leaves(
@@ -137,17 +111,13 @@ def merge_leaves(
     merge as one program takes as long as it has leaves; this takes as long as it has
     shapes, and leaves of one shape and later calls share the compilation.
 
+    >>> import jax.numpy as jnp
     >>> from jaxmerge import ties
     >>> base, experts = {"w": jnp.zeros(4)}, [{"w": jnp.arange(4.0)}] * 2
     >>> merge_leaves(ties(density=0.5), base, experts)["w"].tolist()
     [0.0, 0.0, 2.0, 3.0]
     """
-    return _merge(merger, base, experts, key, ids, call=_jitted)
-
-
-@functools.cache
-def _jitted(function: Callable[..., Any], static: str) -> Callable[..., Any]:
-    return jax.jit(function, static_argnames=(static,))
+    return merge(merger, base, experts, key, ids, call=jitted)
 
 
 def scalar_control(merger: Merger) -> Merger:
@@ -168,272 +138,3 @@ def scalar_control(merger: Merger) -> Merger:
     1
     """
     return dataclasses.replace(merger, transforms=(ScalarControl(merger.transforms),))
-
-
-# --- one leaf, all experts -----------------------------------------------------------
-
-
-@pytree
-class _Experts:
-    """One leaf of every expert: a list, or one array with a leading task axis."""
-
-    leaves: Any
-    stacked: bool = static(default=False)
-
-    @property
-    def num(self) -> int:
-        return self.leaves.shape[0] if self.stacked else len(self.leaves)
-
-    def get(self, t: Any) -> Any:
-        if not self.stacked:
-            return self.leaves[t]
-        return jax.lax.dynamic_index_in_dim(self.leaves, t, 0, keepdims=False)
-
-    def as_stack(self) -> "_Experts":
-        if self.stacked:
-            return self
-        return _Experts(jnp.stack([jnp.asarray(x) for x in self.leaves]), stacked=True)
-
-
-def _fold(experts: _Experts, lift: Callable[[Any, Any], Any], join: Any) -> Any:
-    """`join` over the experts, in their order, of `lift(expert, t)`."""
-    low_rank = not experts.stacked and any(is_low_rank(x) for x in experts.leaves)
-    if experts.num <= _UNROLLED_EXPERTS or low_rank:
-        state = lift(experts.get(0), np.int32(0))
-        for t in range(1, experts.num):
-            state = join(state, lift(experts.get(t), np.int32(t)))
-        return state
-    stacked = experts.as_stack()
-
-    def step(state: Any, t: Any) -> tuple[Any, None]:
-        return join(state, lift(stacked.get(t), t)), None
-
-    first = lift(stacked.get(0), np.int32(0))
-    return jax.lax.scan(step, first, jnp.arange(1, experts.num, dtype=jnp.int32))[0]
-
-
-def _merge_leaf(
-    program: _leaf.LeafProgram,
-    base: Any,
-    experts: _Experts,
-    key: Any,
-    name: Any,
-    ids: Any,
-    surveys: Any,
-    *,
-    out_dtype: Any,
-) -> Any:
-    """One leaf: the merged tensor, or (shared delta, records, statistics) per task."""
-    template = experts.get(0) if base is None else base
-    dtype = _leaf.arithmetic_dtype(template.dtype)
-
-    def expert_key(t: Any) -> ExpertKey:
-        return ExpertKey(key, name, None if key is None else jnp.asarray(ids)[t])
-
-    def found(t: Any) -> Any:
-        return of_expert(surveys, t)
-
-    stats: Any = None
-    for i, combine in enumerate(program.passes):
-
-        def lift(expert: Any, t: Any, i: int = i, stats: Any = stats) -> Any:
-            return _leaf.lift(
-                program, i, expert, base, t, expert_key(t), stats, found(t)
-            )
-
-        state = _fold(experts, lift, combine.join)
-        stats = _leaf.finish(program, i, state, base, dtype, stats)
-    if program.per_task is None:
-        return _leaf.complete(
-            program, stats, base, ExpertKey(key, name), jnp.dtype(out_dtype)
-        )
-    records = [
-        _leaf.emit(
-            program, experts.get(t), base, np.int32(t), expert_key(t), stats, found(t)
-        )
-        for t in range(experts.num)
-    ]
-    return stats, [record for record, _ in records], [s for _, s in records]
-
-
-# --- whole models --------------------------------------------------------------------
-
-
-def _models(
-    experts: Any, low_rank: bool
-) -> tuple[list[dict[str, Any]] | None, Any, int]:
-    """The experts' leaves by name: (list of dicts, None, T) or (None, stacked, T)."""
-    if isinstance(experts, Stacked):
-        return None, named_leaves(experts.tree), experts.num_experts
-    if not isinstance(experts, Sequence):
-        raise TypeError(
-            "experts has to be a sequence of models, or stack(experts); got "
-            f"{type(experts).__name__}"
-        )
-    if not experts:
-        raise ValueError("no experts were given; a merge needs at least one")
-    return [named_leaves(e, low_rank=low_rank) for e in experts], None, len(experts)
-
-
-def _leaf_experts(models: Any, stacked: Any, name: str) -> _Experts:
-    if stacked is not None:
-        return _Experts(stacked[name], stacked=True)
-    return _Experts([model[name] for model in models])
-
-
-def _check_model(base: dict[str, Any], models: Any, stacked: Any, num: int) -> None:
-    for t, model in enumerate(models if models is not None else [stacked]):
-        what = f"expert {t}" if models is not None else "the stack of experts"
-        _checks.check_names(list(base), list(model), what)
-        for name, leaf in base.items():
-            lead = (num,) if models is None else ()
-            expected = (*lead, *np.shape(leaf))
-            _checks.check_shape(name, expected, np.shape(model[name]), what)
-
-
-def _copied(name: str, leaf: Any, experts: _Experts) -> Any:
-    for t in range(experts.num):
-        _checks.check_equal(name, leaf, experts.get(t), f"expert {t}")
-    return leaf
-
-
-def _merge(
-    merger: Merger,
-    base: PyTree,
-    experts: Any,
-    key: Any,
-    ids: Sequence[int | str] | None,
-    call: _Call,
-) -> Any:
-    _checks.check_key(key)
-    low_rank = merger.space == "product"
-    models, stacked, num = _models(experts, low_rank)
-    if ids is not None and len(ids) != num:
-        raise ValueError(f"{len(ids)} ids were given for {num} experts")
-    identities = range(num) if ids is None else ids
-    expert_ids = np.asarray([expert_id(i) for i in identities], np.uint32)
-    if base is not None:
-        tree, leaves = base, named_leaves(base, low_rank=low_rank)
-    else:
-        tree = experts.tree if models is None else experts[0]
-        leaves = stacked if models is None else models[0]
-        leaves = {n: x[0] for n, x in leaves.items()} if models is None else leaves
-    _check_model(leaves, models, stacked, num)
-    if not low_rank:
-        _check_scales(experts)
-    _check_prefixes(merger, leaves)
-    programs, merged = {}, {}
-    for name, leaf in leaves.items():
-        _checks.check_mergeable(name, leaf.dtype)
-        if _checks.is_merged(leaf.dtype):
-            programs[name] = _leaf.bind(merger, name, np.shape(leaf), num)
-        else:
-            merged[name] = _copied(name, leaf, _leaf_experts(models, stacked, name))
-    inputs = {
-        name: (
-            leaves[name] if base is not None else None,
-            _leaf_experts(models, stacked, name),
-        )
-        for name in programs
-    }
-    surveys = _surveys(merger, programs, inputs, key, expert_ids, call)
-    results = {
-        name: call(_merge_leaf, "out_dtype")(
-            program,
-            *inputs[name],
-            key,
-            name_hash(name),
-            expert_ids,
-            surveys,
-            out_dtype=jnp.dtype(leaves[name].dtype),
-        )
-        for name, program in programs.items()
-    }
-    if merger.per_task is not None:
-        return _task_models(merger, tree, results, num)
-    return _rebuild(tree, {**merged, **results}, low_rank)
-
-
-def _rebuild(tree: PyTree, merged: dict[str, Any], low_rank: bool) -> PyTree:
-    def merged_leaf(path: Any, leaf: Any) -> Any:
-        name = canonical_name(path)
-        if is_low_rank(leaf) and not low_rank:
-            factors = merged[factor_name(name, "a")], merged[factor_name(name, "b")]
-            return LowRank(*factors, leaf.scale)
-        return merged[name]
-
-    return jax.tree_util.tree_map_with_path(merged_leaf, tree, is_leaf=is_low_rank)
-
-
-def _check_scales(experts: Any) -> None:
-    """Refuses to merge factors whose products are scaled differently."""
-    if isinstance(experts, Stacked):
-        return
-    pairs = [jax.tree.leaves(e, is_leaf=is_low_rank) for e in experts]
-    scales = [[x.scale for x in leaves if is_low_rank(x)] for leaves in pairs]
-    for t, own in enumerate(scales):
-        for first, other in zip(scales[0], own, strict=False):
-            concrete = _checks.is_concrete(first) and _checks.is_concrete(other)
-            if concrete and float(first) != float(other):
-                raise ValueError(
-                    f"a LowRank leaf is scaled by {other} in expert {t} and by {first} "
-                    "in expert 0: their factors cannot share one scale; merge the "
-                    "products instead (space='product')"
-                )
-
-
-def _task_models(merger: Merger, base: PyTree, results: Any, num: int) -> TaskModels:
-    statistics = [
-        sum((r[2][t] for r in results.values()), start=jnp.zeros(()))
-        for t in range(num)
-    ]
-    return TaskModels(
-        base=base,
-        shared={name: r[0] for name, r in results.items()},
-        records={name: r[1] for name, r in results.items()},
-        tasks=[merger.per_task.summarise(s) for s in statistics],
-        per_task=merger.per_task,
-        scale=merger.scale,
-    )
-
-
-def _check_prefixes(merger: Merger, leaves: dict[str, Any]) -> None:
-    def check(label: str, value: Any) -> Any:
-        check_entries(value, leaves, label=label)
-        return value
-
-    map_coefficients(merger, check)
-
-
-def _surveys(
-    merger: Merger,
-    programs: dict[str, _leaf.LeafProgram],
-    inputs: dict[str, tuple[Any, _Experts]],
-    key: Any,
-    ids: np.ndarray,
-    call: _Call,
-) -> tuple[Any, ...]:
-    """For each transform its survey of the whole model, one entry per expert."""
-    size = sum(int(np.prod(np.shape(experts.get(0)))) for _, experts in inputs.values())
-
-    def parts(stage: int, before: Any, found: Any) -> Iterator[tuple[int, Any]]:
-        for name, program in programs.items():
-            base, experts = inputs[name]
-            for t in range(experts.num):
-                expert_key = ExpertKey(key, name_hash(name), ids[t])
-                yield (
-                    t,
-                    call(measure, "stage")(
-                        program,
-                        experts.get(t),
-                        base,
-                        np.int32(t),
-                        expert_key,
-                        before,
-                        found[t],
-                        stage=stage,
-                    ),
-                )
-
-    num = next(iter(inputs.values()))[1].num if inputs else 0
-    return survey(merger.transforms, num, size, parts)

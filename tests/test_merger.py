@@ -10,7 +10,7 @@ import pytest
 from flax import linen, nnx
 
 import jaxmerge
-from jaxmerge import _leaf, merger as merger_module
+from jaxmerge import _in_memory, _leaf
 from tests.registry import METHODS
 
 RECIPES = [
@@ -156,7 +156,7 @@ def test_many_experts_are_scanned_and_agree_with_the_unrolled_sum():
 def test_leaves_of_one_shape_share_a_compilation_and_so_do_sweeps():
     base = {"a": jnp.ones((5, 7)), "b": jnp.zeros((5, 7)), "c": jnp.zeros(11)}
     experts = [jax.tree.map(lambda x, t=t: x + t, base) for t in range(3)]
-    compiled = merger_module._jitted(merger_module._merge_leaf, "out_dtype")
+    compiled = _in_memory.jitted(_in_memory.merge_leaf, "out_dtype")
     before = compiled._cache_size()
     for density in np.linspace(0.1, 0.9, 100):
         merger = jaxmerge.ties(density=float(density), scale=float(density))
@@ -254,7 +254,7 @@ def test_emr_gives_one_model_for_each_task():
     [
         (lambda b, e: jaxmerge.ties()(b, []), ValueError, "no experts"),
         (
-            lambda b, e: merger_module._models(e[0], True),
+            lambda b, e: _in_memory._models(e[0], True),
             TypeError,
             "sequence of models",
         ),
