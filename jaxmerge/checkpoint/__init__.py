@@ -1,6 +1,9 @@
 """Checkpoints: reading and writing every format, tensor by tensor, and as pytrees."""
 
-from jaxmerge.checkpoint.errors import CheckpointError as CheckpointError
+from jaxmerge.checkpoint.errors import (
+    CheckpointError as CheckpointError,
+    RecipeError as RecipeError,
+)
 from jaxmerge.checkpoint.execute import Progress as Progress
 from jaxmerge.checkpoint.hub import resolve_model as resolve_model
 from jaxmerge.checkpoint.merge import Report as Report, merge as merge
@@ -16,6 +19,7 @@ from jaxmerge.checkpoint.peft import (
     read_adapter as read_adapter,
 )
 from jaxmerge.checkpoint.plan import Plan as Plan, make_plan as make_plan
+from jaxmerge.checkpoint.recipe_yaml import load_recipe as load_recipe
 from jaxmerge.checkpoint.safetensors import (
     SafetensorsFile as SafetensorsFile,
     SafetensorsWriter as SafetensorsWriter,
