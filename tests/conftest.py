@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-# Before jax starts its backend: eight devices, so that sharded = unsharded is a real test.
+# Before jax starts its backend: eight devices, so that sharded = unsharded is a test.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"

@@ -81,7 +81,7 @@ def at_a_tie(case: LoraCase) -> np.ndarray:
 
 
 def assert_rounding(case: LoraCase, merged, bound: np.ndarray, eps: float) -> None:
-    """Equal to `eps * bound` per element; where a tie is cut, either choice is right."""
+    """Equal to `eps * bound` per element, but for ties at a cut: either is right."""
     assert merged.dtype == case.expected.dtype, case.name
     error = np.abs(np.float64(merged) - np.float64(case.expected))
     compared = ~at_a_tie(case) if case.params["tied"] else np.ones(error.shape, bool)
