@@ -20,6 +20,7 @@ from experiments.more_experts.sweep import make_plan, run_sweep
 from experiments.more_experts.train import (
     STAGES,
     Trained,
+    WeakExpertsError,
     check_gains,
     train_or_load,
     training_table,
@@ -50,7 +51,7 @@ def run(config: Config, out: Path) -> Path:
     """The whole experiment; returns where results.json is.
 
     Raises:
-      ValueError: if an expert gains too little over the base to be worth merging.
+      WeakExpertsError: if an expert gains too little over the base.
     """
     out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     out = options.out or Path("runs") / "more_experts" / options.preset
     try:
         run(PRESETS[options.preset], out)
-    except ValueError as error:
+    except WeakExpertsError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

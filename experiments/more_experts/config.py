@@ -26,6 +26,7 @@ class Config:
       multitask_steps: Adam steps of the model trained on all tasks at once.
       required_gain: points of accuracy that each expert must gain over the base.
       subsets: how many nested sequences of experts are merged for each k.
+      recipes: the names of those that are compared; all of them if empty.
       scale_grid: what the published scale is multiplied by in the search.
     """
 
@@ -45,7 +46,9 @@ class Config:
     multitask_steps: int = 900
     required_gain: float = 15.0
     subsets: int = 3
-    scale_grid: tuple[float, ...] = (0.36, 0.6, 1.0, 1.67, 2.78, 4.63)
+    recipes: tuple[str, ...] = ()
+    # Wide: published scales that shrink with k (RHT's as 1 / k) need much larger ones.
+    scale_grid: tuple[float, ...] = (0.32, 0.56, 1.0, 1.78, 3.16, 5.62, 10.0, 17.8)
 
 
 PRESETS = {
@@ -60,6 +63,7 @@ PRESETS = {
         expert_steps=150,
         multitask_steps=150,
         subsets=1,
+        recipes=("average", "task_arithmetic", "emr"),
         scale_grid=(0.6, 1.0, 1.67),
     ),
     "quick": Config(),

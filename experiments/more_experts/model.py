@@ -23,7 +23,10 @@ class Network(nnx.Module):
 
     def __init__(self, width: int, threshold: float, *, rngs: nnx.Rngs):
         linear = functools.partial(
-            nnx.Linear, rngs=rngs, kernel_init=nnx.initializers.he_normal()
+            nnx.Linear,
+            use_bias=False,
+            kernel_init=nnx.initializers.he_normal(),
+            rngs=rngs,
         )
         self.first = linear(PIXELS, width)
         self.second = linear(width, width)

@@ -1,4 +1,7 @@
-"""The figure, from results.json alone: `python -m experiments.more_experts.plot FILE`."""
+"""The figure, drawn from results.json alone.
+
+`python -m experiments.more_experts.plot RESULTS.json`
+"""
 
 import argparse
 import json
@@ -24,8 +27,8 @@ _BOLD = {
 _THIN = ("#8c8c8c", "-")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
 _TITLES = {
-    "published": "at the published scale",
-    "tuned": "at the scale tuned on validation samples",
+    "published": "published scale",
+    "tuned": "scale tuned on validation samples",
 }
 
 
@@ -67,33 +70,32 @@ def _name_ends(
 ) -> None:
     """Writes each line's name at its right end, with a hair line to where it ends."""
     low, high = axes.get_ylim()
-    last = max(x for _, x, _, _ in ends)
-    places = _spaced([y for _, _, y, _ in ends], gap=(high - low) * 0.041)
+    left, last = axes.get_xlim()
+    step = (last - left) / 40
+    places = _spaced([y for _, _, y, _ in ends], gap=(high - low) * 0.037)
     for (label, x, y, style), place in zip(ends, places, strict=True):
-        colour = style["color"] if style["linewidth"] > 1 else "#555555"
+        bold = style["linewidth"] > 1
         axes.plot(
-            [x, last + 0.25, last + 0.45],
+            [x, last + step, last + 2 * step],
             [y, place, place],
             color=style["color"],
+            linestyle=style["linestyle"],
             linewidth=0.5,
             clip_on=False,
         )
-        weight = "bold" if style["linewidth"] > 1 else "normal"
         axes.text(
-            last + 0.5,
+            last + 2.4 * step,
             place,
             label,
-            color=colour,
+            color=style["color"] if bold else "#555555",
             fontsize=7,
             va="center",
-            weight=weight,
+            weight="bold" if bold else "normal",
             clip_on=False,
         )
 
 
-def _panel(
-    axes: Axes, results: Mapping[str, Any], column: str, measure: str, names: bool
-) -> None:
+def _panel(axes: Axes, results: Mapping[str, Any], column: str, measure: str) -> None:
     """One measure of every recipe against k."""
     thin = [c["recipe"] for c in results["curves"] if c["recipe"] not in _BOLD]
     ends = []
@@ -107,7 +109,7 @@ def _panel(
         )
         style = _style(curve["recipe"], thin)
         marker = "D" if len(points) == 1 else None
-        axes.plot(counts, mean, marker=marker, markersize=4, **style)
+        axes.plot(counts, mean, marker=marker, markersize=5, **style)
         if curve["recipe"] in _BOLD:
             axes.fill_between(
                 counts, low, high, color=style["color"], alpha=0.10, linewidth=0
@@ -131,7 +133,7 @@ def _panel(
         axes.annotate(
             name,
             (1, height),
-            xytext=(0, 2),
+            xytext=(0, -9 if name == "base" else 2),
             textcoords="offset points",
             fontsize=7,
             style="italic",
@@ -140,7 +142,7 @@ def _panel(
     axes.set_xlabel("number of experts merged, k")
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    if names and ends:
+    if ends:
         _name_ends(axes, ends)
 
 
@@ -152,12 +154,12 @@ def plot_results(results: Mapping[str, Any], path: Path) -> None:
       path: the image to write.
     """
     matplotlib.use("agg")
-    figure = Figure(figsize=(12.5, 9.6))
+    figure = Figure(figsize=(13.5, 9.6))
     grid = figure.subplots(2, 2, sharex=True, sharey="col")
     counts = [p["k"] for c in results["curves"] for p in c["published"]]
     tasks = len(results["tasks"])
-    left = f"accuracy, mean over all {tasks} tasks (%)"
-    right = "retention, mean over the merged experts (%)"
+    left = f"Accuracy over all {tasks} tasks, %"
+    right = "Retention of the merged experts, %"
     for row, (column, title) in zip(grid, _TITLES.items(), strict=True):
         for axes, measure, label in zip(
             row, ("accuracy", "retention"), (left, right), strict=True
@@ -166,25 +168,27 @@ def plot_results(results: Mapping[str, Any], path: Path) -> None:
             axes.set_xticks(range(1, max(counts) + 1))
             axes.set_ylim(0, 104)
             axes.tick_params(labelbottom=True)
-            axes.set_ylabel(label)
-            axes.set_title(title, fontsize=10, loc="left")
-            _panel(axes, results, column, measure, names=True)
+            axes.set_title(f"{label} – {title}", fontsize=10, loc="left")
+            _panel(axes, results, column, measure)
     sets = max(
-        (p["sets"] for c in results["curves"] for p in c["published"][1:]), default=1
+        (p["sets"] for c in results["curves"] for p in c["published"] if p["k"] > 1),
+        default=1,
     )
     caption = (
-        f"Experts on {tasks} tasks made from scikit-learn's digits, merged by each recipe. "
-        f"Lines: means over the sets of k experts ({tasks} for k = 1, one for k = {tasks}, "
-        f"else up to {sets}); bands: lowest to highest.\n"
+        f"Experts on {tasks} tasks made from scikit-learn's digits, merged by each "
+        f"recipe. Lines: means over the sets of k experts ({tasks} for k = 1, one for "
+        f"k = {tasks}, else {sets}, the same for all recipes); bands: lowest to "
+        "highest.\n"
         "Retention: merged accuracy over the expert's own, on the expert's own task. "
-        "Dotted: the base, the best single expert, and a model trained on all tasks at "
-        "once.\nEMR makes one model per task and must be told which task an input is "
-        "from, so it has no accuracy over all tasks. RHT's scalar control has RHT's "
-        "norm, without its shape."
+        "Dotted: the base, the best single expert, and one model trained on all tasks "
+        "at once.\n"
+        "EMR makes one model per task and must be told which task an input is from, so "
+        "it has no accuracy over all tasks and no scale. RHT's scalar control has "
+        "RHT's norm, without its shape."
     )
-    figure.text(0.06, 0.012, caption, fontsize=8, va="bottom", color="#333333")
+    figure.text(0.035, 0.012, caption, fontsize=8, va="bottom", color="#333333")
     figure.subplots_adjust(
-        left=0.06, right=0.87, top=0.97, bottom=0.125, wspace=0.42, hspace=0.24
+        left=0.035, right=0.885, top=0.97, bottom=0.125, wspace=0.37, hspace=0.22
     )
     figure.savefig(path, dpi=150)
 

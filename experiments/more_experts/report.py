@@ -27,9 +27,13 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _points(
-    rows: Sequence[Mapping[str, Any]], column: str, own: np.ndarray
+    rows: Sequence[Mapping[str, Any]], column: str, own: np.ndarray, one_model: bool
 ) -> list[dict[str, Any]]:
-    """One point for each k: mean, lowest and highest over the sets of experts."""
+    """One point for each k: mean, lowest and highest over the sets of experts.
+
+    A merge that gives a model per task has no accuracy over all tasks: which model an
+    input goes to was told to it.
+    """
     by_count = defaultdict(list)
     for row in rows:
         by_count[len(row["experts"])].append(row)
@@ -37,8 +41,10 @@ def _points(
     for count, group in sorted(by_count.items()):
         kept = [retention(row[column], row["experts"], own) for row in group]
         point = {"k": count, "sets": len(group), "retention": _spread(kept)}
-        if all(None not in row[column] for row in group):
+        if one_model:
             point["accuracy"] = _spread([float(np.mean(r[column])) for r in group])
+        if column == "tuned_accuracy":
+            point["multiplier"] = _spread([row["tuned_multiplier"] for row in group])
         points.append(point)
     return points
 
@@ -54,14 +60,15 @@ def summarise(rows: Sequence[Mapping[str, Any]], trained: Trained) -> dict[str, 
         mine = [row for row in rows if row["recipe"] == recipe.name]
         if not mine:
             continue
+        own, one_model = trained.own_accuracy, not recipe.needs_task_id
         curve = {
             "recipe": recipe.name,
             "label": recipe.label,
             "needs_task_id": recipe.needs_task_id,
-            "published": _points(mine, "accuracy", trained.own_accuracy),
+            "published": _points(mine, "accuracy", own, one_model),
         }
-        if not recipe.needs_task_id:
-            curve["tuned"] = _points(mine, "tuned_accuracy", trained.own_accuracy)
+        if one_model:
+            curve["tuned"] = _points(mine, "tuned_accuracy", own, one_model)
         curves.append(curve)
     tasks = {task.name: task for task in TASKS}
     # What no merging at all would keep: the base itself, on all tasks.

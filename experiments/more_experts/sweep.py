@@ -31,7 +31,8 @@ from jaxmerge import checkpoint
 def make_plan(config: Config) -> list[tuple[Recipe, tuple[int, ...]]]:
     """What is merged: each recipe with each set that it is defined for, few first."""
     subsets = nested_subsets(config.seed, config.num_tasks, config.subsets)
-    return [(r, s) for s in subsets for r in RECIPES if r.merges(len(s))]
+    recipes = [r for r in RECIPES if not config.recipes or r.name in config.recipes]
+    return [(r, s) for s in subsets for r in recipes if r.merges(len(s))]
 
 
 class Evaluator:

@@ -60,7 +60,8 @@ def _swirl(grid: Array, strength: Array) -> Array:
 
 def _over(pattern: np.ndarray) -> Callable[[Array, Array], Array]:
     """Inverts the picture where a pattern is 1."""
-    return lambda image, strength: jnp.abs(image - strength * pattern)
+    where = pattern.astype(np.float32)
+    return lambda image, strength: jnp.abs(image - strength * where)
 
 
 def _roll(image: Array, strength: Array) -> Array:
@@ -128,10 +129,10 @@ def load_images(seed: int) -> tuple[Float[Array, "image 8 8"], Int[Array, " imag
 
     The first 1,792 are used: 1,024 to train, 256 to validate and 512 to test.
     """
-    digits = load_digits()
-    order = jax.random.permutation(jax.random.key(seed), len(digits.target))
-    images = jnp.asarray(digits.images / 16, jnp.float32)
-    return images[order], jnp.asarray(digits.target, jnp.int32)[order]
+    pixels, digits = load_digits(return_X_y=True)
+    order = jax.random.permutation(jax.random.key(seed), len(digits))
+    images = jnp.asarray(pixels / 16, jnp.float32).reshape(-1, 8, 8)
+    return images[order], jnp.asarray(digits, jnp.int32)[order]
 
 
 def _draw_one(key: Array, task: Array, image: Array, strength: Array) -> Array:

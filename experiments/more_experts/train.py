@@ -1,6 +1,7 @@
 """The base, its experts and the multitask model: trained, saved, checked, reused."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,10 @@ from jaxmerge import checkpoint
 
 # How many times `train_or_load` calls its `stage`.
 STAGES = 5
+
+
+class WeakExpertsError(ValueError):
+    """The experts gained too little over the base for a merge to be worth studying."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +168,16 @@ def _train_multitask(
 
 
 def identity(config: Config) -> str:
-    """The fingerprint of what the models depend on: settings and versions."""
+    """The fingerprint of what the models depend on: settings, code and versions."""
     settings = dataclasses.asdict(config)
-    for name in ("subsets", "scale_grid", "required_gain"):
+    for name in ("subsets", "recipes", "scale_grid", "required_gain"):
         del settings[name]
-    return fingerprint({"config": settings, "versions": package_versions()})
+    code = {
+        name: Path(__file__).with_name(f"{name}.py").read_text()
+        for name in ("tasks", "model", "train")
+    }
+    versions = package_versions()
+    return fingerprint({"config": settings, "code": code, "versions": versions})
 
 
 def paths(config: Config, out: Path) -> tuple[Path, tuple[Path, ...], Path]:
@@ -194,9 +204,9 @@ def _train(config: Config, out: Path, stage: Callable[[str], None]) -> dict[str,
     stage("training the base")
     base = jax.block_until_ready(_train_base(config, architecture, keys[0]))
     stage("drawing samples")
-    many = {"num_tasks": config.num_tasks}
-    train = draw_samples(config.seed, "train", config.train_copies, **many)
-    test = draw_samples(config.seed, "test", config.test_copies, **many)
+    draw = functools.partial(draw_samples, config.seed, num_tasks=config.num_tasks)
+    train = draw("train", config.train_copies)
+    test = draw("test", config.test_copies)
     stage(f"training {config.num_tasks} experts")
     stacked = _train_experts(config, architecture, base, train, keys[1])
     stacked = jax.block_until_ready(stacked)
@@ -237,7 +247,9 @@ def train_or_load(config: Config, out: Path, stage: Callable[[str], None]) -> Tr
     whole = all(path.exists() for path in (base, *experts, multitask))
     if not whole or found.get("identity") != identity(config):
         record.unlink(missing_ok=True)
-        found = _train(config, out, stage)
+        # Optax's schedules and Adam mix dtypes, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            found = _train(config, out, stage)
         write_json(record, found)
     return Trained(
         identity=found["identity"],
@@ -276,7 +288,7 @@ def check_gains(trained: Trained, required: float) -> None:
     """Refuses experts that gained too little: there would be nothing to merge.
 
     Raises:
-      ValueError: naming the experts and their gains, in points of accuracy.
+      WeakExpertsError: naming the experts and their gains, in points of accuracy.
     """
     gains = 100 * (trained.own_accuracy - trained.base_accuracy)
     weak = [
@@ -285,7 +297,7 @@ def check_gains(trained: Trained, required: float) -> None:
         if gain < required
     ]
     if weak:
-        raise ValueError(
+        raise WeakExpertsError(
             f"every expert must be at least {required:g} points above the base on its "
             f"own task, or there is nothing for a merge to keep; below that: "
             f"{', '.join(weak)}. Train longer, or choose other settings."
