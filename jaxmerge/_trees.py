@@ -203,7 +203,7 @@ class TaskModels:
           t: the task's position, `0 <= t < num_tasks`.
         """
 
-        def rebuild(path: Sequence[Any], leaf: Array) -> Array:
+        def rebuild(path: Sequence[Any], leaf: Any) -> Any:
             name = canonical_name(path)
             if name not in self.shared:
                 return leaf

@@ -1,0 +1,239 @@
+"""Merges by FusionBench and by methods' own authors, on a model of six tensors.
+
+Task vectors go in and merged task vectors come out, so the error is compared with the
+deltas themselves: `ROUNDING` of the expected tensor's norm for elementwise methods.
+Where an oracle computes another thing than the paper, the test says what.
+
+Iso-CTS, TSV-M, MagMax, Fisher and RegMean are recorded and wait for their recipes.
+"""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmerge
+from jaxmerge import Leaf, _random, merge_leaves
+from jaxmerge.combine import ConsensusMask
+from tests.oracles.fixtures import ResearchCase, research_cases, under
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+CASES = {case.name: case for case in research_cases()}
+ROUNDING = 2e-7
+
+
+def named(prefix: str):
+    cases = [case for name, case in CASES.items() if name.startswith(prefix)]
+    assert cases, f"nothing is recorded under {prefix!r}"
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+
+
+def merge(merger: jaxmerge.Merger, case: ResearchCase) -> dict[str, np.ndarray]:
+    merged = merge_leaves(merger, None, case.deltas)
+    return {name: np.asarray(x) for name, x in merged.items()}
+
+
+def error(merged, expected) -> float:
+    """The largest error of a tensor, relative to the norm of the expected one."""
+    assert merged.keys() == expected.keys()
+    return max(
+        float(np.linalg.norm(np.float64(merged[k]) - expected[k]))
+        / (float(np.linalg.norm(np.float64(expected[k]))) or 1.0)
+        for k in expected
+    )
+
+
+def total(case: ResearchCase) -> dict[str, np.ndarray]:
+    return {k: sum(np.float64(d[k]) for d in case.deltas) for k in case.base}
+
+
+# --- means ---------------------------------------------------------------------------
+
+
+def test_average():
+    case = CASES["average"]
+    merged = merge_leaves(jaxmerge.average(), None, case.experts)
+    assert error(merged, case.expected) < ROUNDING
+
+
+@named("model_stock")
+def test_model_stock(case):
+    """For two experts the paper's; for three FusionBench averages angles, not cosines.
+
+    So for three only the ratios differ, and each is what its own mean gives.
+    """
+    num = case.about["num_experts"]
+    experts = case.experts[:num]
+    merged = merge_leaves(jaxmerge.model_stock(), case.base, experts)
+    for name, base in case.base.items():
+        deltas = [np.float64(d[name]) for d in case.deltas[:num]]
+        mean = sum(deltas) / num
+        pairs = itertools.combinations(deltas, 2)
+        cosines = np.array(
+            [np.sum(a * b) / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in pairs]
+        )
+        ratio = lambda c: num * c / (1 + (num - 1) * c)
+        angles = ratio(np.cos(np.mean(np.arccos(cosines))))
+        for weights, expected in (
+            (merged[name], ratio(np.mean(cosines))),
+            (case.expected[name], angles),
+        ):
+            # The base's rounding is seen in the difference, relative to a small mean.
+            difference = np.float64(weights) - base
+            bound = 1e-5 * np.linalg.norm(deltas[0])
+            assert np.linalg.norm(difference - expected * mean) < bound, name
+    if num == 2:
+        assert error(merged, case.expected) < ROUNDING
+
+
+# --- agreement -----------------------------------------------------------------------
+
+
+def one_more(density: float, size: int) -> float:
+    """The density that keeps `int(density * size) + 1` entries.
+
+    The authors and FusionBench keep what is `>=` the value of rank `n - k` counted from
+    below, which is one entry more than the k that they ask for (and than `ties` keeps).
+    """
+    return (int(density * size) + 1.5) / size
+
+
+@named("ties")
+def test_ties_over_the_whole_model(case):
+    size = sum(x.size for x in case.base.values())
+    density = one_more(case.about["density"], size)
+    merged = merge(jaxmerge.ties(density=density, scope="tree"), case)
+    assert error(merged, case.expected) < ROUNDING
+    for name, x in merged.items():
+        np.testing.assert_array_equal(x == 0, case.expected[name] == 0)
+
+
+def test_ties_keeps_one_entry_less_than_the_authors():
+    """With their density itself the entries that differ are that one of each expert."""
+    case = CASES["ties_0.2"]
+    merged = merge(jaxmerge.ties(density=0.2, scope="tree"), case)
+    differ = [np.abs(merged[k] - case.expected[k]) > 1e-6 for k in case.base]
+    assert 1 <= sum(map(np.count_nonzero, differ)) <= len(case.experts)
+
+
+@named("fusion_ties")
+def test_ties_of_fusion_bench(case):
+    """Its mean and its sum; there is no recipe that takes the largest (`max`)."""
+    function = case.about["merge_func"]
+    size = sum(x.size for x in case.base.values())
+    ties = jaxmerge.ties(
+        density=one_more(case.about["density"], size),
+        scope="tree",
+        normalize=function == "mean",
+    )
+    off = error(merge(ties, case), case.expected)
+    assert off > 0.1 if function == "max" else off < ROUNDING
+
+
+@named("consensus")
+def test_consensus(case):
+    merger = jaxmerge.consensus(
+        threshold=case.about["tall_mask_lambda"],
+        min_tasks=case.about["prun_thre_k"],
+        scale=1.0,
+    )
+    merged = merge(merger, case)
+    for name, expected in case.expected.items():
+        np.testing.assert_array_equal(merged[name] == 0, expected == 0, name)
+    assert error(merged, case.expected) < ROUNDING
+
+
+@named("tall_masks")
+def test_tall_masks(case):
+    """What each task needs, by the first half of Consensus merging."""
+    threshold, sums = case.about["tall_mask_lambda"], total(case)
+    rule = ConsensusMask(jnp.float32(threshold), 0)
+    for t, delta in enumerate(case.deltas):
+        for name, mask in under(case.expected, f"mask/{t}").items():
+            leaf = Leaf(stats=jnp.asarray(sums[name], jnp.float32))
+            needed = rule.lift(jnp.asarray(delta[name]), jnp.float32(1), leaf)
+            np.testing.assert_array_equal(needed, mask, f"{name} of expert {t}")
+
+
+@pytest.fixture(scope="module")
+def emr_models():
+    """EMR's task models with either rescaler."""
+    case = CASES["emr"]
+    zeros = {k: np.zeros_like(x) for k, x in case.base.items()}
+    return {
+        compat: merge_leaves(jaxmerge.emr(compat=compat), zeros, case.deltas)
+        for compat in ("paper", "reference")
+    }
+
+
+def test_emr(emr_models):
+    """Unified vector and masks exactly, rescalers of sums of each tensor's means."""
+    case, models = CASES["emr"], emr_models["reference"]
+    unified = under(case.expected, "unified")
+    for name, x in unified.items():
+        np.testing.assert_array_equal(models.shared[name], x, name)
+    rescalers = np.asarray(case.expected["rescalers"])
+    np.testing.assert_allclose(models.tasks, rescalers, rtol=ROUNDING)
+    for t, rescaler in enumerate(rescalers):
+        masks = under(case.expected, f"mask/{t}")
+        expected = {k: rescaler * masks[k] * x for k, x in unified.items()}
+        assert error(models.params(t), expected) < 2 * ROUNDING
+
+
+def test_emr_of_the_paper(emr_models):
+    """One mean over the model; masks and vector are as in the other form."""
+    rescalers = CASES["emr_tree"].expected["rescalers"]
+    models = emr_models["paper"]
+    np.testing.assert_allclose(models.tasks, rescalers, rtol=ROUNDING)
+    assert not np.allclose(models.tasks, emr_models["reference"].tasks, rtol=1e-4)
+    for name, x in under(CASES["emr"].expected, "unified").items():
+        np.testing.assert_array_equal(models.shared[name], x, name)
+
+
+# --- spectra -------------------------------------------------------------------------
+
+
+def test_isotropic():
+    """Iso-C; what is no matrix, here `bias` and `conv`, is averaged."""
+    case = CASES["iso_c"]
+    assert error(merge(jaxmerge.isotropic(), case), case.expected) < 2e-6
+
+
+# --- random and pruned ---------------------------------------------------------------
+
+
+@named("dare_random")
+def test_dare(case, monkeypatch, key):
+    """The authors' drop of one expert, with their draws in place of the recipe's."""
+    dare = jaxmerge.dare(density=1 - case.about["mask_rate"])
+    for t, delta in enumerate(case.deltas):
+        masks, expected = (
+            under(case.expected, f"mask/{t}"),
+            under(case.expected, f"{t}"),
+        )
+        for name, mask in masks.items():
+            draw = jnp.asarray(mask.astype(bool))
+            monkeypatch.setattr(_random, "bernoulli", lambda *_, d=draw, **__: d)
+            merged = np.asarray(dare(None, [delta[name]], key=key))
+            np.testing.assert_array_equal(merged == 0, expected[name] == 0)
+            np.testing.assert_allclose(merged, expected[name], rtol=ROUNDING)
+
+
+def test_dare_by_magnitude():
+    """The authors' other strategy is RHT's pruning.
+
+    They drop `int(rate * n)` entries and keep the rest, one more than `int((1 - rate)
+    * n)` where n is odd.
+    """
+    case = CASES["dare_magnitude_0.5"]
+    rate = case.about["mask_rate"]
+    kept = {k: x.size - int(rate * x.size) for k, x in case.base.items()}
+    density = {k: (kept[k] + 0.5) / x.size for k, x in case.base.items()}
+    rht = jaxmerge.rht(density=density, divisor=1 - rate)
+    for t, delta in enumerate(case.deltas):
+        merged = merge_leaves(rht, None, [delta])
+        for name, expected in under(case.expected, f"{t}").items():
+            assert np.count_nonzero(merged[name]) == kept[name]
+            np.testing.assert_array_equal(merged[name], expected, name)
