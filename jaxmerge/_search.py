@@ -20,11 +20,12 @@ from jaxmerge import _limbs
 from jaxmerge._limbs import Limbs
 
 _SAMPLE = 4096
+_SHORT_ROW = 1024  # below this, counts by row cost more than what they save
 # Where the pivots of a pass lie: at the interpolated rank, give or take so many of its
-# standard deviations, and at even fractions of the bracket, which bound the worst case.
-# Seven pivots cost hardly more than three, but fifteen cost five times as much.
-_FEW = ((-2.0, -0.5, 0.5, 2.0), (0.25, 0.5, 0.75))
-_MANY = ((-1.0, 1.0), (0.5,))
+# standard deviations, and halfway, which bounds the worst case.
+_FEW = ((-1.5, -0.4, 0.4, 1.5), (0.5,))
+_MANY = ((-0.8, 0.8), (0.5,))
+_FIRST = (-3.5, -1.0, 0.0, 1.0, 3.5)
 
 Bracket = tuple[Array, Array, Limbs, Limbs]
 
@@ -71,7 +72,8 @@ def rows(x: Array) -> tuple[Array, tuple[int, ...]]:
 
     Several rows let XLA's CPU backend use all cores, and keep a row's counts in uint32.
     """
-    if x.ndim == 1 and not is_sharded(x):
+    short = math.prod(x.shape[1:]) < _SHORT_ROW
+    if x.ndim and short and not is_sharded(x):
         divides = (r for r in range(8, 64) if x.size % r == 0 and x.size // r < 2**32)
         x = x.reshape(next(divides, 1), -1)
     lead = min(1, max(x.ndim - 1, 0))
@@ -82,19 +84,41 @@ def rows(x: Array) -> tuple[Array, tuple[int, ...]]:
 
 def count_at_least(values: Array, axes: tuple[int, ...], pivots: Array) -> Limbs:
     """How many values are at or above each pivot, in one pass."""
-    flat = pivots.reshape(-1)
-    hits = [(values >= pivot).astype(jnp.uint32) for pivot in flat]
+    found, _, _ = _one_pass(values, axes, pivots.reshape(-1), [])
+    return found[0].reshape(pivots.shape), found[1].reshape(pivots.shape)
+
+
+def _one_pass(
+    values: Array,
+    axes: tuple[int, ...],
+    pivots: Array,
+    brackets: list[tuple[Array, Array]],
+) -> tuple[Limbs, list[Array], list[Array]]:
+    """Counts at or above each pivot, and the ends of the values in each bracket."""
+    zero = np.zeros((), values.dtype)
+    most = np.array(np.iinfo(values.dtype).max, values.dtype)
+    hits = [(values >= pivot).astype(jnp.uint32) for pivot in pivots]
+    inside = [(values >= low) & (values < high) for low, high in brackets]
+    operands = [
+        *hits,
+        *(jnp.where(here, values, most) for here in inside),
+        *(jnp.where(here, values, zero) for here in inside),
+    ]
+    join = [*[lax.add] * len(hits), *[lax.min] * len(inside), *[lax.max] * len(inside)]
+    starts = [*[np.uint32(0)] * len(hits), *[most] * len(inside), *[zero] * len(inside)]
     # One reduce of several operands: XLA's CPU backend fuses the comparisons into it,
     # where it would materialise those of a single integer sum.
-    rows = lax.reduce(
-        hits,
-        [np.uint32(0)] * len(hits),
-        lambda a, b: [p + q for p, q in zip(a, b, strict=True)],
+    counted = lax.reduce(
+        operands,
+        starts,
+        lambda a, b: [f(p, q) for f, p, q in zip(join, a, b, strict=True)],
         axes,
     )
-    rows = jnp.stack(rows)
-    low, high = _limbs.total(rows, tuple(range(1, rows.ndim)), values.size)
-    return low.reshape(pivots.shape), high.reshape(pivots.shape)
+    rows = jnp.stack(counted[: len(hits)])
+    found = _limbs.total(rows, tuple(range(1, rows.ndim)), values.size)
+    first = [jnp.min(row) for row in counted[len(hits) : len(hits) + len(inside)]]
+    last = [jnp.max(row) for row in counted[len(hits) + len(inside) :]]
+    return found, first, last
 
 
 def _propose(bracket: Bracket, k: Limbs) -> Array:
@@ -107,14 +131,14 @@ def _propose(bracket: Bracket, k: Limbs) -> Array:
     spread = jnp.sqrt(share * (1.0 - share) / jnp.maximum(inside, 1.0))
     shares = [share + spread * np.float32(z) for z in around]
     shares += [jnp.full_like(share, z) for z in even]
-    width = (high - low)[:, None]
-    steps = jnp.clip(jnp.concatenate(shares, axis=1), 0.0, 1.0) * width.astype(
-        jnp.float32
-    )
+    width = (high - low)[:, None].astype(jnp.float32)
+    steps = jnp.clip(jnp.concatenate(shares, axis=1), 0.0, 1.0) * width
     one = jnp.ones((), low.dtype)
-    inner = jnp.maximum(width, one + one) - one
-    pivots = low[:, None] + jnp.clip(steps.astype(low.dtype), one, inner)
-    return jnp.minimum(pivots, high[:, None])
+    last = jnp.maximum(high, low + one) - one
+    pivots = low[:, None] + steps.astype(low.dtype)
+    return jnp.minimum(
+        jnp.clip(pivots, (low + one)[:, None], last[:, None]), high[:, None]
+    )
 
 
 def _narrow(bracket: Bracket, k: Limbs, pivots: Array, found: Limbs) -> Bracket:
@@ -142,25 +166,30 @@ def _narrow(bracket: Bracket, k: Limbs, pivots: Array, found: Limbs) -> Bracket:
 def search(
     x: Array,
     axes: tuple[int, ...],
-    digit: Callable[[Array], Array],
+    digit: Callable[[Array, Array], Array],
     k: Limbs,
     bracket: Bracket,
     first: Array | None = None,
+    *,
+    to_value: bool = False,
 ) -> tuple[Array, Limbs, Limbs]:
-    """Cuts values `digit(x)` into those surely, perhaps and not among the k largest.
+    """Cuts values into those surely, perhaps and surely not among the k largest.
 
     Args:
       x: a tensor.
       axes: the axes within a row of x.
-      digit: from x to unsigned integers.
+      digit: from x to unsigned integers. It is also given a zero, which XLA cannot
+        know: with it, what does not depend on x is not computed once and kept.
       k: limbs of shape `(target,)`.
       bracket: `(low, high, above_low, above_high)`: at least k values are at or above
         low, and fewer are at or above high (or k is 0).
       first: the pivots of the first pass, `(target, pivot)`, or None.
+      to_value: whether to go on until the k-th largest itself is known.
 
     Returns:
       `(cut, need, tied)`: values at or above the cut are among the k largest; of those
-      just below it, `cut - 1`, there are `tied` and `need` of them are.
+      just below it, `cut - 1`, there are `tied` and `need` of them are. With
+      `to_value`, `cut` is the k-th largest (and the rest means nothing).
     """
     low, high, above_low, above_high = bracket
     low = jnp.where(_limbs.equal(k, _limbs.split(0)), high, low)
@@ -169,15 +198,28 @@ def search(
 
     def unfinished(state):
         (low, high, above_low, _), _ = state
-        return jnp.any((high - low > 1) & ~_limbs.equal(above_low, k))
+        wide = high - low > 1
+        return jnp.any(wide if to_value else wide & ~_limbs.equal(above_low, k))
 
     def one_pass(state):
         bracket, pivots = state
-        # Without the barrier, XLA computes digit(x) once and keeps it: slower to read
+        # Without the barrier, XLA computes the digit once and keeps it: slower to read
         # back than to compute.
-        fresh, pivots = lax.optimization_barrier((x, pivots))
-        found = count_at_least(digit(fresh), axes, pivots)
-        bracket = _narrow(bracket, k, pivots, found)
+        fresh, zero, pivots = lax.optimization_barrier((x, jnp.uint32(0), pivots))
+        low, high, above_low, above_high = bracket
+        found, first, last = _one_pass(
+            digit(fresh, zero),
+            axes,
+            pivots.reshape(-1),
+            list(zip(low, high, strict=True)),
+        )
+        found = found[0].reshape(pivots.shape), found[1].reshape(pivots.shape)
+        # Values that tie are few, and bits that no value has are many: so the bracket
+        # moves to values.
+        some = low < high
+        low = jnp.where(some, jnp.stack(first), low)
+        high = jnp.where(some, jnp.stack(last) + 1, high)
+        bracket = _narrow((low, high, above_low, above_high), k, pivots, found)
         return bracket, _propose(bracket, k)
 
     start = _propose(bracket, k) if first is None else first
@@ -185,7 +227,7 @@ def search(
     low, high, above_low, above_high = bracket
     exact = _limbs.equal(above_low, k)
     need = _limbs.where(exact, _limbs.split(0), _limbs.subtract(k, above_high))
-    cut = jnp.where(exact, low, high)
+    cut = low if to_value else jnp.where(exact, low, high)
     return cut, need, _limbs.subtract(above_low, above_high)
 
 
@@ -197,16 +239,20 @@ def _sample_pivots(x: Array, k: Limbs) -> Array | None:
     strides = [max(1, round(size / share)) | 1 for size in x.shape]
     sample = x[tuple(slice(None, None, stride) for stride in strides)]
     sample = jnp.sort(magnitude_bits(sample.reshape(-1)))
-    around, even = _FEW if k[0].size == 1 else _MANY
-    offsets = np.linspace(-4.0, 4.0, len(around) + len(even), dtype=np.float32)
     fraction = 1.0 - _limbs.to_float(k)[:, None] / np.float32(x.size)
     spread = jnp.sqrt(fraction * (1.0 - fraction) / np.float32(sample.size))
+    offsets = np.array(_FIRST if k[0].size == 1 else _FIRST[::2], np.float32)
     at = (fraction + offsets * spread) * np.float32(sample.size)
     return sample[jnp.clip(at.astype(jnp.int32), 0, sample.size - 1)]
 
 
+def magnitude_digit(x: Array, zero: Array) -> Array:
+    """`magnitude_bits` as a digit for `search`."""
+    return magnitude_bits(x)
+
+
 def search_magnitudes(
-    x: Array, axes: tuple[int, ...], k: Limbs
+    x: Array, axes: tuple[int, ...], k: Limbs, *, to_value: bool = False
 ) -> tuple[Array, Limbs, Limbs]:
     """`search` over the magnitudes of x, for `k` of shape `(target,)`."""
     wide = x.dtype == jnp.float64
@@ -214,4 +260,5 @@ def search_magnitudes(
     top = jnp.full_like(low, above_all(low.dtype))
     none = jnp.zeros_like(k[0]), jnp.zeros_like(k[0])
     bracket = low, top, _limbs.add(none, _limbs.split(x.size)), none
-    return search(x, axes, magnitude_bits, k, bracket, _sample_pivots(x, k))
+    first = _sample_pivots(x, k)
+    return search(x, axes, magnitude_digit, k, bracket, first, to_value=to_value)

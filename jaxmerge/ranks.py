@@ -43,7 +43,9 @@ __all__ = [
     "magnitude_bits",
 ]
 
-Digit = Callable[[Array], Array]
+# From a tensor, or nothing but its shape, and a zero that is no constant.
+Digit = Callable[[Array, Array], Array]
+Position = Callable[[Array], Array]
 
 _DIGIT = 2**32 - 1  # positions below this are one uint32 digit
 
@@ -97,7 +99,7 @@ def _targets(k: Coef, size: int) -> tuple[Limbs, tuple[int, ...]]:
     return (limbs[0].reshape(-1), limbs[1].reshape(-1)), limbs[0].shape
 
 
-def _positions(shape: tuple[int, ...]) -> list[tuple[Callable[[], Array], int]]:
+def _positions(shape: tuple[int, ...]) -> list[tuple[Position, int]]:
     """The flat index, counted from the end and from 1, as uint32 digits.
 
     Returns:
@@ -108,11 +110,11 @@ def _positions(shape: tuple[int, ...]) -> list[tuple[Callable[[], Array], int]]:
     while math.prod(shape[lead:]) >= _DIGIT:
         lead += 1
 
-    def digit(axes: range) -> tuple[Callable[[], Array], int]:
+    def digit(axes: range) -> tuple[Position, int]:
         size = math.prod(shape[axis] for axis in axes)
 
-        def reversed_index() -> Array:
-            index, stride = jnp.full(shape, size, jnp.uint32), 1
+        def reversed_index(zero: Array) -> Array:
+            index, stride = jnp.full(shape, zero + np.uint32(size)), 1
             for axis in reversed(axes):
                 iota = lax.broadcasted_iota(jnp.uint32, shape, axis)
                 index, stride = index - iota * np.uint32(stride), stride * shape[axis]
@@ -125,13 +127,13 @@ def _positions(shape: tuple[int, ...]) -> list[tuple[Callable[[], Array], int]]:
 
 
 def _position_of_ties(
-    tied_in: tuple[tuple[Digit, Array], ...], position: Callable[[], Array], x: Array
+    tied_in: tuple[tuple[Digit, Array], ...], position: Position, x: Array, zero: Array
 ) -> Array:
     """A digit of the position where x is tied in the digits before it, else 0."""
     same = functools.reduce(
-        jnp.logical_and, [digit(x) == bits for digit, bits in tied_in]
+        jnp.logical_and, [digit(x, zero) == bits for digit, bits in tied_in]
     )
-    return jnp.where(same, position(), np.uint32(0))
+    return jnp.where(same, position(zero), np.uint32(0))
 
 
 def kth_largest(x: Array, k: Coef) -> Array:
@@ -160,16 +162,8 @@ def kth_largest(x: Array, k: Coef) -> Array:
     x = lax.stop_gradient(x)
     targets, shape = _targets(k, x.size)
     x, axes = _search.rows(x)
-    cut, need, _ = _search.search_magnitudes(x, axes, targets)
-    # The search may stop at a cut below which the k-th largest is the next element.
-    cut = jnp.where(_limbs.equal(need, _limbs.split(0)), cut, cut - 1)
-    least = [
-        jnp.min(jnp.where(magnitude_bits(x) >= c, magnitude_bits(x), top), initial=top)
-        for c, top in zip(
-            cut, jnp.full_like(cut, _search.above_all(cut.dtype)), strict=True
-        )
-    ]
-    return jnp.stack(least).reshape(shape)
+    bits, _, _ = _search.search_magnitudes(x, axes, targets, to_value=True)
+    return bits.reshape(shape)
 
 
 def count_above(x: Array, bits: Array) -> Any:
@@ -226,7 +220,7 @@ def largest_mask(x: Array, k: Coef, *, ties: str = "first") -> Bool[Array, "..."
         return (magnitude_bits(x) >= cut - some.astype(cut.dtype)).reshape(shape)
     kept = magnitude_bits(x) >= cut
     # What is left to choose from: elements one below the cut in every digit so far.
-    digit: Digit = magnitude_bits
+    digit: Digit = _search.magnitude_digit
     tied_in: list[tuple[Digit, Array]] = []
     for position, largest in _positions(x.shape):
         tied_in.append((digit, cut - 1))
@@ -234,5 +228,5 @@ def largest_mask(x: Array, k: Coef, *, ties: str = "first") -> Bool[Array, "..."
         one = jnp.ones_like(need[0])
         bracket = one, one * np.uint32(largest) + 1, tied, (one - one, one - one)
         cut, need, tied = _search.search(x, axes, digit, need, bracket)
-        kept |= digit(x) >= cut
+        kept |= digit(x, jnp.uint32(0)) >= cut
     return kept.reshape(shape)
