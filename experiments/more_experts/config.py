@@ -11,9 +11,9 @@ class Config:
       seed: of the split of the images, the samples, the initial parameters and batches.
       num_tasks: how many of the ten tasks, from the first.
       width: units of each of the two hidden layers.
-      activation_threshold: what a normalised unit must exceed to be active. 1 keeps
-        about one unit in six active, which is what lets different tasks use different
-        units; at 0 merging this small a network fails from the second expert on.
+      activation_threshold: what a normalised unit must exceed to be active. At 1 about
+        one unit in six is, and different tasks use different units; at 0 merging this
+        small a network keeps little beyond two or three experts.
       train_copies: samples drawn from each training image, for each task.
       validation_copies: from each validation image.
       test_copies: from each test image; 4 make 2,048 test samples a task.
