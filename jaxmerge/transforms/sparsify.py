@@ -184,7 +184,7 @@ class KeepLargest:
         if is_concrete(total[0]) and is_concrete(self.density):  # no compilation
             low, high = (np.asarray(limb, np.int64) for limb in total)
             total = low + (high << 32)
-        rank = ranks.count(self.density, size) if found is None else found[1]
+        rank = found[1] if found is not None else self.kept(size)
         if isinstance(total, np.ndarray):
             rank = rank if np.ndim(rank) == 0 else int(rank[0]) + (int(rank[1]) << 32)
         bin_, rank = ranks.locate(total, rank)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxmerge
 from jaxmerge import by_layer, ranks
 from jaxmerge._types import Leaf
 from jaxmerge.transforms import DropRandom, KeepLargest, check_density
@@ -245,3 +246,38 @@ def test_invalid_densities(density, name):
 
 def test_traced_densities_pass():
     jax.jit(lambda d: (check_density(d, "density"), ranks.count(d, 10))[1])(3.0)
+
+
+# --- mergekit keeps one entry of every tensor -----------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["leaf", "tree"])
+def test_at_least_one_entry_is_kept(scope):
+    x = jnp.array([0.5, -4.0, 3.0])
+    kept = lambda at_least, density: jaxmerge.merge_leaves(
+        jaxmerge.Merger((KeepLargest(density, scope=scope, at_least=at_least),)),
+        None,
+        [x],
+    ).tolist()
+    assert kept(0, 0.3) == [0, 0, 0]
+    assert kept(1, 0.3) == [0, -4, 0]
+    assert kept(1, 0.7) == [0, -4, 3]
+    assert kept(9, 0.3) == x.tolist()
+
+
+def test_at_least_of_traced_densities_and_of_none():
+    transform = lambda density, x: KeepLargest(density, at_least=1)(x, Leaf())
+    masks = jax.vmap(transform, (0, None))(jnp.array([0.1, 0.9]), jnp.arange(1.0, 4.0))
+    assert jnp.count_nonzero(masks, axis=1).tolist() == [1, 2]
+    assert transform(0.1, jnp.zeros(0)).shape == (0,)
+
+
+def test_ties_keeps_one_entry_only_as_mergekit():
+    x = np.array([0.5, -4.0, 3.0], np.float32)
+    counts = {
+        compat: int(
+            jnp.count_nonzero(jaxmerge.ties(density=0.3, compat=compat)(None, [x]))
+        )
+        for compat in ("paper", "peft", "mergekit")
+    }
+    assert counts == {"paper": 0, "peft": 0, "mergekit": 1}
