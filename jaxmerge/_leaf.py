@@ -30,12 +30,22 @@ class LeafProgram:
     post: tuple[Any, ...] = ()
     per_task: Any = None
     matrix: MatrixSpec | None = static(default=None)
-    num_experts: int = static(default=1)
+    num_experts: Any = 1
+    slots: int | None = static(default=None)
     rounding: str = static(default="none")
 
     @property
     def frame(self) -> str:
         return self.passes[0].frame
+
+    def leaf(self, base: Any) -> Leaf:
+        """What every stage is told of the leaf."""
+        return Leaf(
+            base,
+            num_experts=self.num_experts,
+            matrix=self.matrix,
+            slots=self.slots,
+        )
 
 
 @pytree
@@ -89,6 +99,9 @@ def bind(
     weights = resolve(merger.weights, name, num_experts, label="weights")
     weights = 1.0 if weights is None else weights
     passes = _resolve_stages(merger.passes, name, size, num_experts)
+    for combine in passes:
+        if hasattr(combine, "check_experts"):
+            combine.check_experts(num_experts)
     if any(
         getattr(combine, "normalize", False)
         or getattr(combine, "normalize_weights", False)
@@ -107,6 +120,9 @@ def bind(
         else _resolve_stages((per_task,), name, size, num_experts)[0],
         matrix=merger.matrices.spec(name, shape) if uses_shape(merger) else None,
         num_experts=num_experts,
+        slots=num_experts
+        if any(getattr(combine, "holds_all", False) for combine in passes)
+        else None,
         rounding=merger.rounding,
     )
 
@@ -119,6 +135,13 @@ def uses_shape(merger: Any) -> bool:
 
 def _fold(key: Any, stage: int) -> Any:
     return None if key is None else jax.random.fold_in(key, stage)
+
+
+def _round_to(x: Array, storage: Any) -> Array:
+    """Rounds to a narrower dtype and back; XLA may drop a mere pair of casts."""
+    if storage == jnp.bfloat16:
+        return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    return x.astype(storage).astype(x.dtype)
 
 
 def _input(program: LeafProgram, expert: Any, base: Any, dtype: Any) -> Array:
@@ -141,6 +164,7 @@ def transformed(
     surveys: tuple[Any, ...] = (),
     *,
     upto: int | None = None,
+    offset: Any = None,
 ) -> tuple[Array, Leaf]:
     """One expert's delta after the transforms, and the leaf that combines are told.
 
@@ -152,13 +176,14 @@ def transformed(
       key: see `ExpertKey`.
       surveys: for each transform the result of its survey, or None.
       upto: how many transforms to apply; all if None.
+      offset: the flat index of the first element of a piece; None for a whole tensor.
     """
     storage = expert.dtype
     dtype = arithmetic_dtype(storage if base is None else base.dtype)
     base = None if base is None else jnp.asarray(base).astype(dtype)
     delta = _input(program, expert, base, dtype)
     leaf_key = key.resolve()
-    leaf = Leaf(base, t, leaf_key, None, program.matrix, program.num_experts)
+    leaf = dataclasses.replace(program.leaf(base), t=t, key=leaf_key, offset=offset)
     for i, transform in enumerate(program.transforms[:upto]):
         stage = select(transform, t, dtype)
         found = surveys[i] if surveys else None
@@ -166,7 +191,7 @@ def transformed(
             delta, dataclasses.replace(leaf, key=_fold(leaf_key, i), stats=found)
         )
     if program.rounding == "storage":
-        delta = delta.astype(storage).astype(dtype)
+        delta = _round_to(delta, storage)
     return delta, leaf
 
 
@@ -184,9 +209,20 @@ def lift(
     key: ExpertKey,
     stats: Any = None,
     surveys: tuple[Any, ...] = (),
+    *,
+    offset: Any = None,
+    delta: Any = None,
 ) -> Any:
-    """One expert's state in pass `i`."""
-    delta, leaf = transformed(program, expert, base, t, key, surveys)
+    """One expert's state in pass `i`.
+
+    The arguments are those of `transformed`, and the result of the pass before;
+    `delta` is the transformed delta where it is known already.
+    """
+    upto = None if delta is None else 0
+    known, leaf = transformed(
+        program, expert, base, t, key, surveys, upto=upto, offset=offset
+    )
+    delta = known if delta is None else delta
     weight = jnp.asarray(program.weights).astype(delta.dtype)
     weight = weight[t] if weight.ndim else weight
     combine = select(program.passes[i], t, delta.dtype)
@@ -213,7 +249,7 @@ def finish(
 ) -> Array:
     """The result of pass `i`."""
     base = None if base is None else jnp.asarray(base).astype(dtype)
-    leaf = Leaf(base, None, None, stats, program.matrix, program.num_experts)
+    leaf = dataclasses.replace(program.leaf(base), stats=stats)
     return select(program.passes[i], None, dtype).finish(state, leaf)
 
 
@@ -233,7 +269,7 @@ def complete(
             )
         result = result - wide
     leaf_key = key.resolve()
-    leaf = Leaf(wide, None, leaf_key, None, program.matrix, program.num_experts)
+    leaf = dataclasses.replace(program.leaf(wide), key=leaf_key)
     for i, step in enumerate(program.post):
         step_leaf = dataclasses.replace(leaf, key=_fold(leaf_key, i))
         result = select(step, None, dtype)(result, step_leaf)

@@ -82,7 +82,8 @@ def _words(key: Array, shape: tuple[int, ...], offset: Any) -> Limbs:
     return threefry2x32((data[0], data[1]), (high, low))
 
 
-def _is_threefry(key: Array) -> bool:
+def has_bits_by_index(key: Array) -> bool:
+    """Whether a key is of a generator that draws bit i without the bits before it."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(
             f"expected a typed key as jax.random.key makes it, not {key.dtype}"
@@ -117,7 +118,7 @@ def bits(
       >>> bool((bits(key, (3,), offset=4) == jax.random.bits(key, (7,))[4:]).all())
       True
     """
-    if not _is_threefry(key):
+    if not has_bits_by_index(key):
         _refuse_offset(key, offset)
         return jax.random.bits(key, shape)
     x, y = _words(key, shape, offset)
@@ -135,7 +136,7 @@ def uniform(
       dtype: float32, or float64 where JAX has it.
       offset: as for `bits`.
     """
-    if not _is_threefry(key):
+    if not has_bits_by_index(key):
         _refuse_offset(key, offset)
         return jax.random.uniform(key, shape, dtype)
     x, y = _words(key, shape, offset)
@@ -178,7 +179,7 @@ def normal(
       dtype: float32, or float64 where JAX has it.
       offset: as for `bits`.
     """
-    if not _is_threefry(key):
+    if not has_bits_by_index(key):
         _refuse_offset(key, offset)
         return jax.random.normal(key, shape, dtype)
     low = np.nextafter(np.asarray(-1, dtype), np.asarray(0, dtype))

@@ -1,9 +1,9 @@
 """Cutting a tensor at its k-th largest magnitude, by counting.
 
-A pass over the tensor counts the elements at or above a few pivots at once, and the
-bracket around the k-th largest narrows to the pivots nearest to it: to one bit pattern,
-or until exactly k elements are above it. On two cores of an EPYC CPU a pass over 16.8
-million floats takes as long as their sum, and six to nine passes do.
+A pass over the tensor counts the elements at or above a few pivots at once, and finds
+the ends of the values inside the bracket. The bracket around the k-th largest narrows
+to the nearest pivots and values: to one value, or until exactly k elements are above
+it. One to eight passes did for a million floats of eleven distributions, tied or not.
 """
 
 import math

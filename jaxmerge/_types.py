@@ -73,17 +73,24 @@ class Leaf:
       base: the base's tensor in the arithmetic dtype, or None where there is no base.
       t: the expert's position, an int32 scalar; None in `finish`.
       key: the key of this leaf and expert, or None where the merge was given none.
-      stats: the result of the pass or survey before this one, or None.
+      stats: the result of the pass or survey before this one, or None; for a transform
+        that keeps the largest entries of a tensor that comes in pieces, its `Cut`.
+      offset: the flat index of the first element, where the leaf is a piece of a tensor
+        (an integer or a pair of limbs); None where it is whole.
       matrix: how the leaf is a matrix, or None where it is none.
-      num_experts: T.
+      num_experts: T, as data: merges of more experts share the compiled function.
+      slots: T as a static number, for combines whose state holds all experts
+        (`holds_all`); None for others.
     """
 
     base: Any = None
     t: Any = None
     key: Any = None
     stats: Any = None
+    offset: Any = None
+    num_experts: Any = 1
     matrix: MatrixSpec | None = static(default=None)
-    num_experts: int = static(default=1)
+    slots: int | None = static(default=None)
 
 
 class Transform(Protocol):
@@ -92,6 +99,11 @@ class Transform(Protocol):
     A transform may also have `bind(size) -> Transform`, called with its coefficients
     resolved and the number of elements of the leaf, outside the compiled function: the
     place where a concrete density becomes an integer count on the host.
+
+    A stage may say that it is `elementwise`: that an entry of its result depends on the
+    same entries of its inputs only, and on `leaf`. Tensors on disk are then merged piece
+    by piece. One that keeps the largest entries is elementwise given their cut; it says
+    so by `cuts_leaf`, with `kept(size)`, how many it keeps, and `ties`.
     """
 
     def __call__(self, delta: Array, leaf: Leaf) -> Array: ...
@@ -102,6 +114,9 @@ class Combine(Protocol):
 
     Attributes:
       frame: `"delta"` (the input is expert - base) or `"absolute"` (the weights).
+
+    A combine may also have `check_experts(num)`, which refuses a number of experts, and
+    `holds_all`: that its state has a slot for each expert.
     """
 
     @property

@@ -7,7 +7,7 @@ what does not fit before a weight is read.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,11 +19,15 @@ from jaxmerge._coefficients import check_entries, map_coefficients
 from jaxmerge._leaf import ExpertKey, LeafProgram
 from jaxmerge._survey import total_rounds
 from jaxmerge._trees import LowRank
+from jaxmerge.checkpoint._pieces import GROUP, is_elementwise, pieces_of, selects
 from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.peft import LoraPair, lora_pairs
 from jaxmerge.checkpoint.source import Source
 from jaxmerge.checkpoint.tensor_info import TensorInfo
 from jaxmerge.merger import Merger
+
+# Formats in which a part of a tensor is read as cheaply as the whole.
+_SEEKABLE = ("safetensors", "huggingface")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Plan:
       experts: the experts' sources.
       outputs: in reading order.
       ties: (expert, tensor, the tensor it is tied to) which must be equal.
+      whole: whether no tensor is merged in pieces, though it could be.
     """
 
     merger: Merger
@@ -80,6 +85,7 @@ class Plan:
     experts: tuple[Source, ...]
     outputs: tuple[Output, ...]
     ties: tuple[tuple[int, str, str], ...] = ()
+    whole: bool = False
 
     @property
     def template(self) -> Source:
@@ -88,8 +94,24 @@ class Plan:
     @property
     def reads_of_experts(self) -> int:
         """How many times the experts are read."""
+        surveys = total_rounds(self.merger.transforms)
         masks = self.merger.per_task is not None
-        return len(self.merger.passes) + total_rounds(self.merger.transforms) + masks
+        cuts = any(self.needs_cuts(output) for output in self.outputs)
+        return len(self.merger.passes) + surveys + masks + cuts
+
+    def in_pieces(self, output: Output) -> bool:
+        """Whether a tensor is read, merged and written in pieces."""
+        inputs = (output.template, *output.experts)
+        return (not self.whole and is_elementwise(output.program)) and all(
+            part.name is not None
+            and part.pair is None
+            and self.source(part).kind in _SEEKABLE
+            for part in inputs
+        )
+
+    def needs_cuts(self, output: Output) -> bool:
+        """Whether a tensor's experts are read once more, to find their largest."""
+        return self.in_pieces(output) and selects(output.program)
 
     @property
     def bytes_read(self) -> int:
@@ -97,12 +119,15 @@ class Plan:
         surveys = total_rounds(self.merger.transforms)
         total = 0
         for output in self.outputs:
-            experts = sum(self._nbytes(x) for x in output.experts)
-            base = 0 if output.base is None else self._nbytes(output.base)
+            experts = sum(self.nbytes(x) for x in output.experts)
+            base = 0 if output.base is None else self.nbytes(output.base)
             if output.program is None:
                 total += base + experts
             else:
-                total += base * (1 + surveys) + experts * self.reads_of_experts
+                masks = self.merger.per_task is not None
+                reads = len(self.merger.passes) + surveys + masks
+                reads += self.needs_cuts(output)
+                total += base * (1 + surveys) + experts * reads
         return total
 
     @property
@@ -117,20 +142,31 @@ class Plan:
         It does not depend on the number of experts for methods of one pass whose state
         does not.
         """
-        inputs = [x for o in self.outputs for x in (o.template, *o.experts)]
-        largest_input = max((self._nbytes(x) for x in inputs), default=0)
+        largest = max((self.nbytes(x) for x in self._read_whole()), default=0)
         # Tracing is slow, and all leaves of one shape and program are alike.
         alike = {
             (o.info.shape, o.info.dtype, jax.tree.structure(o.program)): o
             for o in self.outputs
             if o.program is not None
         }
-        merged = alike.values()
-        in_flight = max(
-            (state_bytes(o) + 2 * o.info.nbytes + 4 * o.info.size for o in merged),
-            default=0,
-        )
-        return 3 * largest_input + in_flight
+        return 3 * largest + max(map(self._in_flight, alike.values()), default=0)
+
+    def _in_flight(self, output: Output) -> int:
+        """Bytes of the states and results of one tensor, and of its pieces."""
+        size = output.info.size
+        used = state_bytes(output) + 2 * output.info.nbytes + 4 * size
+        if not self.in_pieces(output):
+            return used
+        parts = (output.template, *output.experts)
+        width = max(self.nbytes(part) for part in parts) // max(size, 1)
+        length = pieces_of(size)[0].length
+        return used * length // max(size, 1) + 2 * (GROUP + 1) * length * width
+
+    def _read_whole(self) -> Iterator[Input]:
+        """The inputs that are held in memory as wholes."""
+        for output in self.outputs:
+            if not self.in_pieces(output) or self.needs_cuts(output):
+                yield from (output.template, *output.experts)
 
     def source(self, part: Input) -> Source:
         """The source that an input is read from."""
@@ -139,7 +175,8 @@ class Plan:
             return self.base
         return self.experts[part.source]
 
-    def _nbytes(self, part: Input) -> int:
+    def nbytes(self, part: Input) -> int:
+        """The bytes that are stored for an input."""
         infos = self.source(part).infos
         if part.pair is not None:
             return infos[part.pair.a_name].nbytes + infos[part.pair.b_name].nbytes
@@ -351,5 +388,7 @@ def _output(
 
 
 def zero_pair(shape: tuple[int, ...], dtype: Any) -> LowRank:
-    """A delta of zero, without storing one."""
-    return LowRank(np.zeros((0, shape[-1]), dtype), np.zeros((shape[0], 0), dtype), 1.0)
+    """A delta of zero, without storing one; of any shape, vectors and scalars too."""
+    return LowRank(
+        np.zeros((0, *shape[-1:]), dtype), np.zeros((*shape[:-1], 0), dtype), 1.0
+    )

@@ -33,6 +33,7 @@ class SignElectedMean:
     divisor: str = static(default="weight")
     normalize_weights: bool = static(default=False)
     frame: str = static(default="delta")
+    elementwise = True
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         del leaf
@@ -92,6 +93,7 @@ class ConsensusMask:
     threshold: Coef = coefficient(default=0.4)
     min_tasks: Coef = coefficient(default=2)
     frame: str = static(default="delta")
+    elementwise = True
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Array:
         del weight
@@ -120,6 +122,7 @@ class UnifiedTaskVector:
     """
 
     frame: str = static(default="delta")
+    elementwise = True
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         del leaf

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -11,7 +12,8 @@ from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
 
 def into_slot(x: Array, leaf: Leaf) -> Array:
     """A zero buffer with one slot per expert, and `x` in this expert's."""
-    slots = jnp.arange(leaf.num_experts, dtype=jnp.int32)
+    assert leaf.slots is not None, "a combine that holds_all"
+    slots = jnp.arange(leaf.slots, dtype=jnp.int32)
     mine = (slots == leaf.t).reshape(-1, *[1] * x.ndim)
     return jnp.where(mine, x[None], jnp.zeros((), x.dtype))
 
@@ -41,6 +43,14 @@ class SphericalInterpolation:
 
     t: Coef = coefficient(default=0.5)
     frame: str = static(default="absolute")
+    holds_all = True
+
+    def check_experts(self, num: int) -> None:
+        if num != 2:
+            raise ValueError(
+                f"slerp interpolates between two models and was given {num}; merge "
+                "more with model_stock or average"
+            )
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Array:
         del weight
@@ -50,11 +60,6 @@ class SphericalInterpolation:
         return accumulate(a, b)
 
     def finish(self, state: Array, leaf: Leaf) -> Array:
-        if leaf.num_experts != 2:
-            raise ValueError(
-                f"slerp interpolates between two models and was given "
-                f"{leaf.num_experts}; merge more with model_stock or average"
-            )
         first, second = state[0], state[1]
         t = jnp.asarray(self.t).astype(first.dtype)
         norms = _norm(first) * _norm(second)
@@ -99,6 +104,14 @@ class ModelStock:
     def uses_shape(self) -> bool:
         return self.filter_wise
 
+    @property
+    def holds_all(self) -> bool:
+        return self.compat == "mergekit"
+
+    def check_experts(self, num: int) -> None:
+        if num < 2:
+            raise ValueError("model_stock needs two experts or more, and was given one")
+
     def _sum(self, x: Array) -> Array:
         if self.filter_wise and x.ndim > 0:
             return jnp.sum(x, axis=-1, keepdims=True)
@@ -118,9 +131,9 @@ class ModelStock:
         return accumulate(a, b)
 
     def finish(self, state: Any, leaf: Leaf) -> Array:
-        num = leaf.num_experts
-        if num < 2:
-            raise ValueError("model_stock needs two experts or more, and was given one")
+        num = jnp.asarray(leaf.num_experts).astype(
+            jnp.result_type(*jax.tree.leaves(state))
+        )
         if self.compat == "mergekit":
             total, cosine = jnp.sum(state, axis=0), self._clamped_cosine(state)
         else:

@@ -21,6 +21,7 @@ class WeightedSum:
 
     normalize: bool = static(default=False)
     frame: str = static(default="delta")
+    elementwise = True
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         del leaf
