@@ -101,9 +101,9 @@ class Transform(Protocol):
     place where a concrete density becomes an integer count on the host.
 
     A stage may say that it is `elementwise`: that an entry of its result depends on the
-    same entries of its inputs only, and on `leaf`. Tensors on disk are then merged piece
-    by piece. One that keeps the largest entries is elementwise given their cut; it says
-    so by `cuts_leaf`, with `kept(size)`, how many it keeps, and `ties`.
+    same entries of its inputs only, and on `leaf`. Tensors on disk are then merged
+    piece by piece. One that keeps the largest entries is elementwise given their cut;
+    it says so by `cuts_leaf`, with `kept(size)`, how many it keeps, and `ties`.
     """
 
     def __call__(self, delta: Array, leaf: Leaf) -> Array: ...
