@@ -23,8 +23,8 @@ from jaxmerge.checkpoint.errors import CheckpointError
 def flatten_names(tree: PyTree) -> dict[str, Any]:
     """The leaves of a tree by name, in the tree's order.
 
-    >>> flatten_names({"layers": [{"kernel": 1.0}, {"kernel": 2.0}]})
-    {'layers.0.kernel': 1.0, 'layers.1.kernel': 2.0}
+    >>> list(flatten_names({"layers": [{"kernel": 1.0}, {"kernel": 2.0}]}))
+    ['layers.0.kernel', 'layers.1.kernel']
 
     Raises:
       CheckpointError: if two leaves have one name.

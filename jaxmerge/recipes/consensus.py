@@ -113,7 +113,7 @@ def emr(*, compat: str = "paper") -> Merger:
     >>> experts = [{"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([2.0, 1.0])}]
     >>> models = emr()({"w": jnp.zeros(2)}, experts)
     >>> models.params(0)["w"].tolist()
-    [0.75, -0.75]
+    [1.5, -1.5]
 
     References:
       Huang et al., EMR-Merging: Tuning-Free High-Performance Model Merging, 2024,

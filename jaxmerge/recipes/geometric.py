@@ -17,8 +17,8 @@ def slerp(*, t: Coef = 0.5) -> Merger:
 
     >>> import jax.numpy as jnp
     >>> models = [{"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 1.0])}]
-    >>> slerp(t=0.5)(None, models)["w"].round(3).tolist()
-    [0.707, 0.707]
+    >>> slerp(t=0.5)(None, models)["w"].round(3)
+    Array([0.707, 0.707], dtype=float32)
 
     References:
       Shoemake, Animating rotation with quaternion curves, 1985, section 3.

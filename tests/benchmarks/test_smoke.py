@@ -28,7 +28,8 @@ def test_a_streamed_merge_in_its_own_process(tmp_path):
     record = list(read(path))[-1]
     assert record["name"] == "ties"
     size = 2 * record["parameters"]
-    assert record["bytes_read"] == size * (record["experts"] + 1)
+    # Twice: the experts' largest entries are found before they are merged.
+    assert record["bytes_read"] == size * (2 * record["experts"] + 1)
     assert record["bytes_written"] == size
     assert record["peak_mib"] >= record["peak_mib_at_start"] > 0
     assert record["programs"] > 0
