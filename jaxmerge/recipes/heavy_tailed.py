@@ -58,8 +58,8 @@ def rht(
 
     >>> import jax.numpy as jnp
     >>> experts = [jnp.array([3.0, -1, 2, -4, 0.5]), jnp.array([-2.0, 1, 4, -1, 0.25])]
-    >>> rht(density=0.6)(None, experts).round(3)
-    Array([ 2.5  ,  0.833,  2.5  , -3.333,  0.   ], dtype=float32)
+    >>> rht(density=0.6)(None, experts)[::2].tolist()
+    [2.5, 2.5, 0.0]
 
     References:
       Wang et al., Why Do More Experts Fail? A Theoretical Analysis of Model Merging,
