@@ -103,7 +103,8 @@ class Transform(Protocol):
     A stage may say that it is `elementwise`: that an entry of its result depends on the
     same entries of its inputs only, and on `leaf`. Tensors on disk are then merged
     piece by piece. One that keeps the largest entries is elementwise given their cut;
-    it says so by `cuts_leaf`, with `kept(size)`, how many it keeps, and `ties`.
+    it says so by `cuts_leaf`, with `kept(size)`, how many it keeps, and `ties`. One
+    that is `random` is a long program: compiled once, not for each expert.
     """
 
     def __call__(self, delta: Array, leaf: Leaf) -> Array: ...

@@ -6,7 +6,7 @@ k-th is found exactly. Where the sample misleads, the bracket is widened. Magnit
 compared by their bits, as in `jaxmerge.ranks`.
 """
 
-import itertools
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,12 +22,18 @@ from jaxmerge._types import pytree
 from jaxmerge.checkpoint import _programs
 from jaxmerge.checkpoint._pieces import Piece, offset_of
 from jaxmerge.checkpoint._programs import Expert
+from jaxmerge.checkpoint._threads import InOrder
 
 # Half the bracket's width in standard deviations of a rank in the sample: one search in
 # 370 is done again.
 _WIDTHS = (3.0, 12.0, np.inf)
 _EVERYWHERE = 2**31 - 1
 _WORD = 8
+_COMMON = 0.04
+_PIECES_AHEAD = 3
+
+# What a function makes of the bits of every piece, or of a slice of the pieces.
+Pieces = Callable[..., Iterable[Any]]
 
 
 @pytree
@@ -93,9 +99,21 @@ def _brackets(sample: np.ndarray, share: float, top: int) -> Iterator[tuple[int,
     for width in _WIDTHS:
         first = share * sample.size - width * spread
         last = share * sample.size + width * spread
-        low = 0 if first < 0 else int(sample[int(first)])
-        high = top if last >= sample.size else int(sample[int(last)])
+        low, high = 0, top
+        if first >= 0:
+            low = int(sample[int(first)])
+            low -= low > 0 and not _is_common(sample, low)
+        if last < sample.size:
+            high = int(sample[int(last)])
+            high += not _is_common(sample, high)
         yield low, high
+
+
+def _is_common(sample: np.ndarray, value: int) -> bool:
+    """Whether so many elements have this value that they should not be collected."""
+    ends = np.array([value, value + 1], sample.dtype)
+    first, last = np.searchsorted(sample, ends)
+    return bool(last - first > _COMMON * sample.size)
 
 
 class Kth(NamedTuple):
@@ -114,20 +132,18 @@ class Kth(NamedTuple):
     greatest: int
 
 
-def kth_of_pieces(
-    pieces: Callable[[], Iterable[np.ndarray]], sample: np.ndarray, size: int, k: int
-) -> Kth:
+def kth_of_pieces(pieces: Pieces, sample: np.ndarray, size: int, k: int) -> Kth:
     """Finds the k-th largest magnitude.
 
     Args:
-      pieces: gives the bits of every piece, and may be asked again.
+      pieces: what a function makes of the bits of every piece.
       sample: some of the bits, sorted.
       size: the number of elements.
       k: from 1 to `size`.
     """
     top = 2 ** (8 * sample.dtype.itemsize - 1)
     for low, high in _brackets(sample, 1 - k / size, top):
-        found = [look_inside(bits, low, high) for bits in pieces()]
+        found = list(pieces(functools.partial(look_inside, low=low, high=high)))
         values = np.concatenate([one.values for one in found])
         greatest = max(one.greatest for one in found)
         rank = k - sum(one.above for one in found)
@@ -138,16 +154,23 @@ def kth_of_pieces(
             return Kth(int(kth), int(need), tied, greatest)
         # Many elements may equal an end of the bracket; they are counted, not kept.
         end = high if rank <= 0 else low
-        tied = [int((bits == bits.dtype.type(end)).sum()) for bits in pieces()]
+        tied = list(pieces(functools.partial(_count_equal, value=end)))
         need = rank + sum(tied) if rank <= 0 else rank - values.size
         if 0 < need <= sum(tied):
             return Kth(end, need, tied, greatest)
     raise AssertionError(f"no bracket holds the {k}th largest of {size}")
 
 
-def ties_of_pieces(
-    pieces: Callable[[], Iterable[np.ndarray]], kth: Kth
-) -> Iterator[int]:
+def _count_equal(bits: np.ndarray, value: int) -> int:
+    return int(np.count_nonzero(bits == bits.dtype.type(value)))
+
+
+def _position_of(bits: np.ndarray, value: int, nth: int) -> int:
+    """The position after the nth element that has a value."""
+    return int(np.flatnonzero(bits == bits.dtype.type(value))[nth - 1]) + 1
+
+
+def ties_of_pieces(pieces: Pieces, kth: Kth) -> Iterator[int]:
     """For each piece the position below which elements that equal the k-th are kept."""
     need = kth.need
     for i, tied in enumerate(kth.tied):
@@ -156,9 +179,8 @@ def ties_of_pieces(
         elif need == 0:
             yield 0
         else:
-            bits = next(itertools.islice(pieces(), i, None))
-            equal = np.flatnonzero(bits == bits.dtype.type(kth.bits))
-            yield int(equal[need - 1]) + 1
+            nth = functools.partial(_position_of, value=kth.bits, nth=need)
+            yield next(iter(pieces(nth, slice(i, i + 1))))
         need -= min(need, tied)
 
 
@@ -172,12 +194,17 @@ def _as_integer(count: Any) -> int:
     return int(count)
 
 
+def _of_unpadded(function: Callable[..., Any], bits: Any, size: int) -> Any:
+    return function(np.asarray(bits)[:size])
+
+
 def _cut_stage(
     program: LeafProgram,
     experts: Sequence[Expert],
     bases: Sequence[Any],
     pieces: Sequence[Piece],
     stage: int,
+    threads: InOrder,
 ) -> tuple[list[Cut], bool]:
     """The cut of what one transform is given, and whether that is finite."""
     transform = select(
@@ -186,34 +213,33 @@ def _cut_stage(
     size = pieces[-1].stop
     k = min(max(_as_integer(transform.kept(size)), 0), size)
 
-    def run(function: Callable[..., Any], stride: int = 1) -> Iterator[np.ndarray]:
-        """A program's result for each piece without its padding, one ahead."""
-        ahead = []
-        for expert, base, piece in zip(experts, bases, pieces, strict=True):
-            result = function(program, expert, base, offset_of(piece), stage=stage)
-            ahead.append((result, -(-piece.size // stride)))
-            if len(ahead) > 1:
-                result, size = ahead.pop(0)
-                yield np.asarray(result)[:size]
-        for result, size in ahead:
-            yield np.asarray(result)[:size]
-
     stride = _programs.sample_stride(pieces[0].length)
-    if len(pieces) > 1:
-        own_bits = lambda: run(_programs.bits)
-        sample = np.sort(np.concatenate(list(run(_programs.sample, stride))))
-    else:
-        only = list(run(_programs.bits))
-        own_bits = lambda: only
-        sample = np.sort(only[0][::stride])
-    kth = kth_of_pieces(own_bits, sample, size, max(k, 1))
+    arguments = [
+        (program, expert, base, offset_of(piece))
+        for expert, base, piece in zip(experts, bases, pieces, strict=True)
+    ]
+
+    def sample_of(i: int) -> np.ndarray:
+        sampled = np.asarray(_programs.sample(*arguments[i], stage=stage))
+        return sampled[: -(-pieces[i].size // stride)]
+
+    def over(function: Callable[..., Any], which: slice = slice(None)) -> Iterator[Any]:
+        # The programs start here, for JAX's settings belong to a thread.
+        for i in range(len(pieces))[which]:
+            bits = _programs.bits(*arguments[i], stage=stage)
+            threads.submit(_of_unpadded, function, bits, pieces[i].size)
+            yield from threads.done(_PIECES_AHEAD)
+        yield from threads.done(0)
+
+    sample = np.sort(np.concatenate([sample_of(i) for i in range(len(pieces))]))
+    kth = kth_of_pieces(over, sample, size, max(k, 1))
     bits, ties = kth.bits + 1, [0] * len(pieces)
     if k == 0:
         bits = kth.greatest + 1
     elif transform.ties == "all":
         bits = kth.bits
     else:
-        ties = list(ties_of_pieces(own_bits, kth))
+        ties = list(ties_of_pieces(over, kth))
     cuts = [Cut(sample.dtype.type(bits), np.int32(below)) for below in ties]
     wide = np.float64 if sample.dtype == np.uint64 else np.float32
     return cuts, kth.greatest < int(np.array(np.inf, wide).view(sample.dtype))
@@ -225,6 +251,7 @@ def find_cuts(
     tensor: Sequence[Any],
     bases: Sequence[Any],
     pieces: Sequence[Piece],
+    threads: InOrder,
 ) -> tuple[list[tuple[Any, ...]], bool]:
     """What an expert's transforms need to know of its whole tensor.
 
@@ -234,6 +261,7 @@ def find_cuts(
       tensor: its tensor's pieces.
       bases: the base's pieces, or as many None.
       pieces: where they are.
+      threads: which work on several pieces at a time.
 
     Returns:
       For each piece what was found for each transform; and whether all that the first
@@ -245,7 +273,9 @@ def find_cuts(
     finite = None
     for stage, transform in enumerate(transforms):
         if getattr(transform, "cuts_leaf", False) and pieces[-1].stop > 0:
-            cuts, stage_finite = _cut_stage(program, experts, bases, pieces, stage)
+            cuts, stage_finite = _cut_stage(
+                program, experts, bases, pieces, stage, threads
+            )
             finite = stage_finite if stage == 0 else finite
             experts = [
                 one._replace(found=(*one.found[:stage], cut, *one.found[stage + 1 :]))

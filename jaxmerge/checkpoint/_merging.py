@@ -14,9 +14,16 @@ from jaxmerge._survey import of_expert
 from jaxmerge._trees import name_hash
 from jaxmerge.checkpoint import _programs
 from jaxmerge.checkpoint._cuts import find_cuts
-from jaxmerge.checkpoint._pieces import GROUP, Piece, offset_of, pieces_of
+from jaxmerge.checkpoint._pieces import (
+    Piece,
+    group_size,
+    is_apart,
+    offset_of,
+    pieces_of,
+)
 from jaxmerge.checkpoint._programs import Expert
 from jaxmerge.checkpoint._reading import Reader, describe
+from jaxmerge.checkpoint._threads import InOrder
 from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.plan import Input, Output, Plan
 
@@ -24,6 +31,11 @@ from jaxmerge.checkpoint.plan import Input, Output, Plan
 Write = Callable[[int, np.ndarray], None]
 # Takes (t, record), for mergers with several models out.
 Record = Callable[[int, Any], None]
+
+
+def expert_key(key: Any, output: Output, identity: Any) -> ExpertKey:
+    """What the random numbers of a tensor and an expert's id are drawn from."""
+    return ExpertKey(key, name_hash(output.info.name), identity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Context:
       key: a typed key, or None.
       ids: each expert's id.
       reader: gives the inputs of the merge, in the plan's order.
+      threads: work on several pieces at a time, where that is not compiled.
       surveys: for each transform its survey of the whole model.
     """
 
@@ -42,12 +55,12 @@ class Context:
     key: Any
     ids: Sequence[Any]
     reader: Reader
+    threads: InOrder
     surveys: Any = ()
 
     def expert_key(self, output: Output, t: int | None) -> ExpertKey:
         """What the random numbers of a tensor and an expert are drawn from."""
-        identity = None if t is None else self.ids[t]
-        return ExpertKey(self.key, name_hash(output.info.name), identity)
+        return expert_key(self.key, output, None if t is None else self.ids[t])
 
 
 def merge_tensor(
@@ -130,7 +143,9 @@ class _Tensor:
         found = []
         for part, expert in zip(self.output.experts, self.experts, strict=True):
             values, free = self.context.reader.next(self.output)
-            cuts, finite = find_cuts(self.program, expert, values, bases, pieces)
+            cuts, finite = find_cuts(
+                self.program, expert, values, bases, pieces, self.context.threads
+            )
             if not finite:
                 self.refuse_infinite([(part, values), (self.output.base, bases)])
             found.append(cuts)
@@ -158,14 +173,14 @@ class _Tensor:
         offset = None if piece is None else offset_of(piece)
         several = self.program.per_task is not None
         last = len(self.program.passes) - 1
-        size = 1 if piece is None else GROUP
+        size = 1 if piece is None else group_size(self.program)
         stats = None
         for i in range(len(self.program.passes)):
             state = None
             for start in range(0, len(experts), size):
                 stop = start + size
                 group, free = self.next_group(experts[start:stop], piece is not None)
-                if self.program.transforms and size < len(experts):
+                if is_apart(self.program):
                     group = self.transform(group, base, offset)
                 arguments = (self.program, i, state, group, base, stats, offset)
                 if stop < len(experts):
@@ -192,7 +207,7 @@ class _Tensor:
     def transform(
         self, group: tuple[Expert, ...], base: Any, offset: Any
     ) -> tuple[Expert, ...]:
-        """The experts with their deltas, computed once for all arrays of a state."""
+        """The experts with their deltas."""
         return tuple(
             expert._replace(
                 delta=_programs.transform(self.program, expert, base, offset)

@@ -15,10 +15,14 @@ from jaxmerge._leaf import LeafProgram
 
 # The states and inputs of a piece stay within a processor's caches, and its buffers
 # below the size from which the C library gives memory back at once (32 MiB).
-PIECE = 1 << 20
+PIECE = 1 << 19
 _LEAST = 1 << 12
-# How many experts are joined by one compiled step, from one state to the next.
-GROUP = 4
+# How many experts are joined by one compiled step, from one state to the next; and how
+# many whose deltas are computed apart, for these are arrays in memory.
+GROUP = 16
+GROUP_APART = 4
+# Buffers for pieces, whatever the number of experts is: a group, a base, and one ahead.
+SMALL_BUFFERS = GROUP + 2
 
 
 class Piece(NamedTuple):
@@ -58,6 +62,16 @@ def selects(program: LeafProgram | None) -> bool:
     """Whether a transform keeps a tensor's largest entries, and so needs their cut."""
     transforms = () if program is None else program.transforms
     return any(getattr(transform, "cuts_leaf", False) for transform in transforms)
+
+
+def group_size(program: LeafProgram) -> int:
+    """How many experts one step joins."""
+    return GROUP_APART if is_apart(program) else GROUP
+
+
+def is_apart(program: LeafProgram) -> bool:
+    """Whether an expert's delta is a program of its own."""
+    return any(getattr(transform, "random", False) for transform in program.transforms)
 
 
 def offset_of(piece: Piece) -> tuple[np.uint32, np.uint32]:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxmerge import _leaf
-from jaxmerge.checkpoint._pieces import GROUP, Piece, pieces_of
+from jaxmerge.checkpoint._pieces import SMALL_BUFFERS, Piece, pieces_of
 from jaxmerge.checkpoint._threads import Job, ReadAhead
 from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.plan import Input, Output, Plan, zero_pair
@@ -111,7 +111,7 @@ class Reader:
             for read in reads(plan)
         )
         self._ahead = ReadAhead(
-            jobs, small=small, large=large, small_buffers=2 * (GROUP + 1)
+            jobs, small=small, large=large, small_buffers=SMALL_BUFFERS
         )
 
     def _buffer_bytes(self, read: Read) -> int:

@@ -1,4 +1,4 @@
-"""One thread that reads ahead and one that writes behind, both on a short lead.
+"""Threads that read ahead, write behind and count, all on a short lead.
 
 All bookkeeping is in the thread that merges: it hands out jobs and collects results,
 and never waits for anything but them. So an error in a thread surfaces where its result
@@ -8,7 +8,7 @@ calls that are under way.
 
 import collections
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ import numpy as np
 from jaxmerge.checkpoint.safetensors import aligned_empty
 
 _LARGE_BUFFERS = 3  # a base's, the expert's at work, the next one
-_WRITES_BEHIND = 2
 
 
 class Job(NamedTuple):
@@ -92,28 +91,29 @@ class ReadAhead:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
-class WriteBehind:
-    """Runs writes in a thread, in order; an error surfaces at a later call."""
+class InOrder:
+    """Runs calls in threads, and gives their results in order.
 
-    def __init__(self):
+    An error surfaces where the call's result would.
+
+    Args:
+      num_threads: how many calls run at a time.
+    """
+
+    def __init__(self, num_threads: int):
         self._pending: collections.deque[Future] = collections.deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="jaxmerge-write")
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="jaxmerge")
 
-    def submit(self, write: Callable[..., None], *arguments: Any) -> None:
-        """Queues a write, and waits while too many are."""
-        while len(self._pending) >= _WRITES_BEHIND:
-            self._pending.popleft().result()
-        self._pending.append(self._thread.submit(write, *arguments))
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> None:
+        """Queues a call."""
+        self._pending.append(self._threads.submit(call, *arguments))
 
-    def finish(self) -> None:
-        """Waits until everything is written.
-
-        Raises:
-          CheckpointError: or OSError, if a write failed.
-        """
-        while self._pending:
-            self._pending.popleft().result()
+    def done(self, behind: int) -> Iterator[Any]:
+        """The results of the oldest calls, waiting until only `behind` are left."""
+        while len(self._pending) > behind:
+            yield self._pending.popleft().result()
 
     def close(self) -> None:
-        """Drops the writes that are not under way, and waits for the one that is."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Drops the calls that are not under way, and waits for those that are."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._pending.clear()

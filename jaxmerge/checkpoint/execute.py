@@ -6,8 +6,10 @@ in pieces. So memory holds a few pieces, or the state of one tensor, whatever th
 of experts is.
 """
 
+import collections
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,17 +19,20 @@ import numpy as np
 from jaxmerge._random import has_bits_by_index
 from jaxmerge._survey import survey, total_rounds
 from jaxmerge.checkpoint import _programs
-from jaxmerge.checkpoint._merging import Context, merge_tensor
+from jaxmerge.checkpoint._merging import Context, expert_key, merge_tensor
 from jaxmerge.checkpoint._reading import (
     Progress as Progress,
     Reader,
     reads_of_merge,
     reads_of_survey,
 )
-from jaxmerge.checkpoint._threads import WriteBehind
+from jaxmerge.checkpoint._threads import InOrder
 from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.plan import Output, Plan
 from jaxmerge.checkpoint.sink import Sink
+
+_THREADS = min(4, os.cpu_count() or 1)  # that look into pieces, beside XLA's own
+_WRITES_BEHIND = 2
 
 _Progress = Callable[[Progress], None] | None
 _Record = Callable[[Output, int, Any], None] | None
@@ -43,7 +48,6 @@ def _survey_model(
     def parts(stage: int, before: Any, found: Any) -> Iterator[tuple[int, Any]]:
         nonlocal read
         reader = Reader(plan, reads_of_survey, progress, read)
-        context = Context(plan, key, ids, reader)
         with contextlib.closing(reader):
             for output in merged:
                 base, free_base = None, None
@@ -56,7 +60,7 @@ def _survey_model(
                         expert,
                         base,
                         np.int32(t),
-                        context.expert_key(output, t),
+                        expert_key(key, output, ids[t]),
                         before,
                         found[t],
                         stage=stage,
@@ -112,6 +116,15 @@ def check_ties(plan: Plan) -> None:
             )
 
 
+def _keep_freed_memory() -> None:
+    """Lets the C library keep blocks that are freed, for the next of their size.
+
+    glibc returns larger blocks than it has seen freed so far to the system, and the
+    first touch of memory from there costs ten times a copy. Nothing is touched here.
+    """
+    np.empty(31 << 20, np.uint8)
+
+
 def needs_x64(plan: Plan) -> bool:
     """Whether a tensor is stored in float64, and so is merged in it, or written so."""
     sources = [plan.template, *plan.experts]
@@ -124,13 +137,14 @@ def _execute_one(
     context: Context,
     output: Output,
     sink: Sink,
-    writer: WriteBehind,
+    writer: InOrder,
     record: _Record,
 ) -> None:
     name = output.info.name
 
     def write(start: int, array: np.ndarray) -> None:
         writer.submit(sink.write_range, name, start, array)
+        collections.deque(writer.done(_WRITES_BEHIND), maxlen=0)
 
     def keep(t: int, value: Any) -> None:
         if record is not None:
@@ -168,6 +182,7 @@ def execute(
       CheckpointError: if a tensor is not finite, truncated or does not agree.
     """
     check_ties(plan)
+    _keep_freed_memory()
     if key is not None and not has_bits_by_index(key):
         plan = dataclasses.replace(plan, whole=True)
     with contextlib.ExitStack() as stack:
@@ -176,12 +191,12 @@ def execute(
         surveys, surveyed = (), 0
         if total_rounds(plan.merger.transforms):
             surveys, surveyed = _survey_model(plan, key, ids, progress)
-        reader = Reader(plan, reads_of_merge, progress, surveyed)
-        stack.enter_context(contextlib.closing(reader))
-        writer = stack.enter_context(contextlib.closing(WriteBehind()))
-        context = Context(plan, key, ids, reader, surveys)
+        open_ = lambda x: stack.enter_context(contextlib.closing(x))
+        reader = open_(Reader(plan, reads_of_merge, progress, surveyed))
+        writer, threads = open_(InOrder(1)), open_(InOrder(_THREADS))
+        context = Context(plan, key, ids, reader, threads, surveys)
         for output in plan.outputs:
             _execute_one(context, output, sink, writer, record)
             reader.tensors += 1
-        writer.finish()
+        collections.deque(writer.done(0), maxlen=0)
     return reader.bytes_read

@@ -19,7 +19,12 @@ from jaxmerge._coefficients import check_entries, map_coefficients
 from jaxmerge._leaf import ExpertKey, LeafProgram
 from jaxmerge._survey import total_rounds
 from jaxmerge._trees import LowRank
-from jaxmerge.checkpoint._pieces import GROUP, is_elementwise, pieces_of, selects
+from jaxmerge.checkpoint._pieces import (
+    SMALL_BUFFERS,
+    is_elementwise,
+    pieces_of,
+    selects,
+)
 from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.peft import LoraPair, lora_pairs
 from jaxmerge.checkpoint.source import Source
@@ -160,7 +165,7 @@ class Plan:
         parts = (output.template, *output.experts)
         width = max(self.nbytes(part) for part in parts) // max(size, 1)
         length = pieces_of(size)[0].length
-        return used * length // max(size, 1) + 2 * (GROUP + 1) * length * width
+        return used * length // max(size, 1) + SMALL_BUFFERS * length * width
 
     def _read_whole(self) -> Iterator[Input]:
         """The inputs that are held in memory as wholes."""

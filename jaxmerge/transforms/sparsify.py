@@ -228,6 +228,7 @@ class DropRandom:
     density: Coef = coefficient(default=1.0)
     divisor: Coef = coefficient(default=None)
     rescale: str = static(default="none")
+    random = True
 
     @property
     def elementwise(self) -> bool:

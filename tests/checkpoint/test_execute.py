@@ -13,7 +13,7 @@ import pytest
 import jaxmerge
 from jaxmerge import checkpoint
 from jaxmerge.checkpoint import CheckpointError, _cuts, _pieces
-from jaxmerge.checkpoint._threads import Job, ReadAhead, WriteBehind
+from jaxmerge.checkpoint._threads import InOrder, Job, ReadAhead
 
 SHAPES = {"w": (37, 29), "gain": ()}
 RECIPES = {
@@ -190,10 +190,11 @@ def test_kth_of_pieces_is_exact(rng, values, share):
     everything = np.concatenate(pieces)
     k = max(int(share * everything.size), 1)
     sample = np.sort(everything[::17])
-    kth = _cuts.kth_of_pieces(lambda: iter(pieces), sample, everything.size, k)
+    over = lambda f, which=slice(None): map(f, pieces[which])
+    kth = _cuts.kth_of_pieces(over, sample, everything.size, k)
     assert kth.bits == np.sort(everything)[-k]
     assert kth.greatest == everything.max()
-    below = list(_cuts.ties_of_pieces(lambda: iter(pieces), kth))
+    below = list(_cuts.ties_of_pieces(over, kth))
     kept = np.concatenate(
         [
             (piece > kth.bits) | ((piece == kth.bits) & (np.arange(piece.size) < end))
@@ -207,7 +208,7 @@ def test_kth_of_pieces_is_exact(rng, values, share):
 def test_kth_of_pieces_survives_a_misleading_sample(rng):
     pieces = [rng.integers(0, 2**30, size=5000, dtype=np.uint32)]
     for sample in (np.zeros(64, np.uint32), np.full(64, 2**31 - 1, np.uint32)):
-        kth = _cuts.kth_of_pieces(lambda: iter(pieces), sample, 5000, 1234)
+        kth = _cuts.kth_of_pieces(lambda f: map(f, pieces), sample, 5000, 1234)
         assert kth.bits == np.sort(pieces[0])[-1234]
 
 
@@ -249,10 +250,10 @@ def test_errors_surface_where_results_are_asked_for():
     with pytest.raises(OSError, match="no such disk"):
         ahead.next()
     ahead.close()
-    behind = WriteBehind()
+    behind = InOrder(2)
     behind.submit(fail)
     with pytest.raises(OSError, match="no such disk"):
-        behind.finish()
+        list(behind.done(0))
     behind.close()
 
 
@@ -276,7 +277,7 @@ def test_a_read_that_fails_names_the_tensor_and_the_model(small_pieces, tmp_path
 
 
 def test_pieces_cover_a_tensor():
-    for size in (0, 1, 4096, 4097, 2**20, 2**20 + 1, 5 * 2**20 - 3):
+    for size in (0, 1, 4096, 4097, 2**19, 2**19 + 1, 5 * 2**19 - 3):
         pieces = _pieces.pieces_of(size)
         assert sum(piece.size for piece in pieces) == size
         assert all(0 <= piece.size <= piece.length for piece in pieces)
