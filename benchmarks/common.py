@@ -39,12 +39,12 @@ class Preset:
     spectral_leaf: int = 512
     experts: tuple[int, ...] = (3, 8)
     dtypes: tuple[str, ...] = ("bfloat16", "float32")
-    selection: tuple[int, ...] = (1 << 22, 1 << 24)
+    selection: tuple[int, ...] = (1 << 22,)
     layers: int = 14
     hidden: int = 1024
     vocabulary: int = 32000
     memory_experts: tuple[int, ...] = (3, 8, 16)
-    seconds: float = 1.0
+    seconds: float = 0.5
 
 
 PRESETS = {

@@ -77,8 +77,7 @@ def run(
     for recipe in RECIPES:
         if only is not None and recipe.name != only:
             continue
-        counts = preset.experts if recipe.experts is None else (recipe.experts,)
-        for num in counts:
+        for num in recipe.counts(preset.experts):
             for dtype in preset.dtypes:
                 record = _one(recipe, num, dtype, preset)
                 yield record | {"of_copy": record["gb_per_s"] / copy_gb_per_s}

@@ -1,7 +1,7 @@
 """The recipes that are measured."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jaxmerge
 
@@ -15,12 +15,19 @@ class Recipe:
     random: bool = False
     experts: int | None = None  # None for any number
     spectral: bool = False
+    many: bool = False  # also measured with more experts than the fewest
+
+    def counts(self, experts: Sequence[int]) -> tuple[int, ...]:
+        """With how many experts it is measured."""
+        if self.experts is not None:
+            return (self.experts,)
+        return tuple(experts) if self.many else (min(experts),)
 
 
 RECIPES = [
-    Recipe("average", jaxmerge.average),
-    Recipe("task_arithmetic", jaxmerge.task_arithmetic),
-    Recipe("ties", jaxmerge.ties),
+    Recipe("average", jaxmerge.average, many=True),
+    Recipe("task_arithmetic", jaxmerge.task_arithmetic, many=True),
+    Recipe("ties", jaxmerge.ties, many=True),
     Recipe("magnitude_prune", jaxmerge.magnitude_prune),
     Recipe("rht", jaxmerge.rht),
     Recipe("dare_linear", jaxmerge.dare, random=True),

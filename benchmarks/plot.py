@@ -26,7 +26,7 @@ def _grouped(axes: Axes, records: list[dict[str, Any]], value: str) -> None:
             label = f"{record['experts']} experts"
             colour = _COLOURS.get(record["experts"], "grey")
             axes.barh(y, record[value], height * 0.9, color=colour, label=label)
-            axes.text(record[value], y, f" {record[value]:.2g}", va="center", size=7)
+            axes.text(record[value], y, f" {record[value]:.3g}", va="center", size=7)
     axes.set_yticks(range(len(names)), names)
     axes.margins(x=0.12)
     handles, labels = axes.get_legend_handles_labels()
@@ -60,7 +60,7 @@ def _selection(axes: Axes, records: list[dict[str, Any]]) -> None:
     shown = [r for r in records if r["elements"] == largest][::-1]
     axes.barh([r["name"] for r in shown], [r["ns_per_element"] for r in shown])
     for row, record in enumerate(shown):
-        text = f" {record['ns_per_element']:.2g}"
+        text = f" {record['ns_per_element']:.3g}"
         axes.text(record["ns_per_element"], row, text, va="center", size=8)
     axes.set_xscale("log")
     axes.margins(x=0.15)

@@ -70,9 +70,9 @@ def _worker(job: dict[str, Any]) -> dict[str, Any]:
         key=jax.random.key(1) if recipe.random else None,
         overwrite=True,
     )
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     report = merge()
-    first = time.perf_counter() - begin
+    first, cpu = time.perf_counter() - begin, time.process_time() - cpu
     peak, compile_seconds, programs = _peak_mib(), compiling.seconds, compiling.programs
     again = []
     for _ in range(job["repeats"]):
@@ -82,6 +82,7 @@ def _worker(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "start_seconds": started,
         "first_seconds": first,
+        "first_cpu_seconds": cpu,
         "compile_seconds": compile_seconds,
         "programs": programs,
         "steady_seconds": sorted(again)[len(again) // 2],
@@ -135,7 +136,7 @@ def run(preset: Preset, folder: Path, only: str | None) -> Iterator[dict[str, An
                 continue  # an hour of singular values measures LAPACK, not this library
             if only is not None and recipe.name != only:
                 continue
-            counts = preset.experts if recipe.experts is None else (recipe.experts,)
+            counts = recipe.counts(preset.experts)
             if recipe.name == "ties":
                 counts = sorted({*counts, *preset.memory_experts})
             for num in counts:
