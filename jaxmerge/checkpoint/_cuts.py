@@ -28,8 +28,9 @@ from jaxmerge.checkpoint._threads import InOrder
 # 370 is done again.
 _WIDTHS = (3.0, 12.0, np.inf)
 _EVERYWHERE = 2**31 - 1
-_WORD = 8
 _COMMON = 0.04
+# The bits of so many pieces are kept, not computed again for each look at them.
+_PIECES_KEPT = 8
 _PIECES_AHEAD = 3
 
 # What a function makes of the bits of every piece, or of a slice of the pieces.
@@ -80,14 +81,7 @@ def look_inside(bits: np.ndarray, low: int, high: int) -> Inside:
     # One comparison for both ends: what is below wraps around.
     width = bits.dtype.type(max(high - low - 1, 0))
     inside = (bits - bits.dtype.type(low + 1)) < width
-    # Few words of eight have any; the others are passed over at once.
-    whole = bits.size // _WORD * _WORD
-    words = np.flatnonzero(inside[:whole].view(np.uint64))
-    some, chosen = (
-        x[:whole].reshape(-1, _WORD)[words].reshape(-1) for x in (bits, inside)
-    )
-    values = np.concatenate([some[chosen], bits[whole:][inside[whole:]]])
-    return Inside(above, greatest, values)
+    return Inside(above, greatest, bits[inside])
 
 
 def _brackets(sample: np.ndarray, share: float, top: int) -> Iterator[tuple[int, int]]:
@@ -213,20 +207,25 @@ def _cut_stage(
     size = pieces[-1].stop
     k = min(max(_as_integer(transform.kept(size)), 0), size)
 
-    stride = _programs.sample_stride(pieces[0].length)
     arguments = [
         (program, expert, base, offset_of(piece))
         for expert, base, piece in zip(experts, bases, pieces, strict=True)
     ]
+    stride = _programs.sample_stride(size, len(pieces))
+    kept: list[Any] = []
+    if len(pieces) <= _PIECES_KEPT:
+        kept = [_programs.bits(*each, stage=stage) for each in arguments]
 
     def sample_of(i: int) -> np.ndarray:
-        sampled = np.asarray(_programs.sample(*arguments[i], stage=stage))
-        return sampled[: -(-pieces[i].size // stride)]
+        if kept:
+            return np.asarray(kept[i])[: pieces[i].size : stride]
+        sampled = _programs.sample(*arguments[i], stage=stage, stride=stride)
+        return np.asarray(sampled)[: -(-pieces[i].size // stride)]
 
     def over(function: Callable[..., Any], which: slice = slice(None)) -> Iterator[Any]:
         # The programs start here, for JAX's settings belong to a thread.
         for i in range(len(pieces))[which]:
-            bits = _programs.bits(*arguments[i], stage=stage)
+            bits = kept[i] if kept else _programs.bits(*arguments[i], stage=stage)
             threads.submit(_of_unpadded, function, bits, pieces[i].size)
             yield from threads.done(_PIECES_AHEAD)
         yield from threads.done(0)

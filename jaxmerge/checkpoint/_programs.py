@@ -17,7 +17,9 @@ from jaxmerge._search import magnitude_bits
 from jaxmerge._survey import measure as _measure
 from jaxmerge._trees import LowRank
 
-_SAMPLE = 1 << 14  # entries of a piece, to bracket its largest
+# Entries of a piece to bracket its largest, up to so many pieces of a tensor.
+_SAMPLE = 1 << 14
+_PIECES_SAMPLED = 8
 
 
 class Expert(NamedTuple):
@@ -138,18 +140,28 @@ def _delta(
     return delta
 
 
-@functools.partial(jax.jit, static_argnames=("stage",))
+@functools.partial(jax.jit, static_argnames=("stage", "stride"))
 def sample(
-    program: LeafProgram, expert: Expert, base: Any, offset: Any, *, stage: int
+    program: LeafProgram,
+    expert: Expert,
+    base: Any,
+    offset: Any,
+    *,
+    stage: int,
+    stride: int,
 ) -> Array:
-    """The magnitudes' bits of some entries, `sample_stride` apart."""
-    delta = _delta(program, expert, base, offset, stage)
-    return magnitude_bits(delta[:: sample_stride(delta.size)])
+    """The magnitudes' bits of some entries, `stride` apart."""
+    return magnitude_bits(_delta(program, expert, base, offset, stage)[::stride])
 
 
-def sample_stride(length: int) -> int:
-    """An odd step, so that it does not stay in one column of a matrix."""
-    return max(1, length // _SAMPLE) | 1
+def sample_stride(size: int, num_pieces: int) -> int:
+    """An odd step, so that it does not stay in one column of a matrix.
+
+    It is one of few, for each is compiled. Of a tensor in one piece the sample is
+    smaller than of one in many, whose search would cost more to do again.
+    """
+    wanted = min(num_pieces, _PIECES_SAMPLED) * _SAMPLE
+    return 1 << max(size // wanted, 1).bit_length() - 1 | 1
 
 
 @functools.partial(jax.jit, static_argnames=("stage",))
