@@ -1,0 +1,1 @@
+"""When more experts fail: kinematic probabilities, their bounds, and thresholds T*."""

@@ -1,0 +1,98 @@
+"""Numbers as they come in: one dtype, and refusals in sentences.
+
+Values are looked at only where they are concrete; traced ones pass.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array
+
+
+def as_floats(*values: Any) -> tuple[Array, ...]:
+    """Values as arrays of one float dtype: float64 if one of them is, else float32.
+
+    Python numbers and lists are weak: alone, they take JAX's default dtype.
+    """
+    arrays = [jnp.asarray(value) for value in values]
+    strong = [
+        array.dtype
+        for array, value in zip(arrays, values, strict=True)
+        if isinstance(value, jax.Array | np.ndarray | np.generic)
+        and jnp.issubdtype(array.dtype, jnp.floating)
+    ]
+    if not strong:
+        dtype = jnp.asarray(0.0).dtype
+    elif jnp.dtype("float64") in strong:
+        dtype = jnp.dtype("float64")
+    else:
+        dtype = jnp.dtype("float32")
+    return tuple(array.astype(dtype) for array in arrays)
+
+
+def check(
+    name: str, value: Any, allowed: Callable[[np.ndarray], Any], expected: str
+) -> None:
+    """Refuses a concrete value outside its range; NaN is outside of every range."""
+    if isinstance(value, Tracer):
+        return
+    array = np.asarray(value).astype(np.float64)
+    if not np.all(allowed(array)):
+        raise ValueError(f"{name} is {value}; expected {expected}")
+
+
+def check_at_most(name: str, value: Any, bound_name: str, bound: Any) -> None:
+    """Refuses a concrete value above a concrete bound, rounding apart."""
+    if isinstance(value, Tracer) or isinstance(bound, Tracer):
+        return
+    largest = np.asarray(value).astype(np.float64)
+    limit = np.asarray(bound).astype(np.float64)
+    if not np.all(largest <= limit * (1 + 1e-5)):
+        raise ValueError(
+            f"{name} is {value} and {bound_name} is {bound}; "
+            f"expected {name} of at most {bound_name}"
+        )
+
+
+def require(definition: str, name: str, value: Any, source: str) -> None:
+    """Refuses a missing input: what it is, who needs it, where it comes from."""
+    if value is None:
+        raise ValueError(
+            f"`{definition}` needs `{name}`, and none was given; it comes from {source}"
+        )
+
+
+def check_eta(eta: Any) -> None:
+    """Refuses a failure probability outside (0, 1)."""
+    check("eta", eta, lambda x: (x > 0) & (x < 1), "a probability in (0, 1)")
+
+
+def check_dimension(name: str, dimension: Any) -> None:
+    """Refuses a dimension that is not positive and finite."""
+    check(
+        name, dimension, lambda x: (x > 0) & np.isfinite(x), "a positive finite number"
+    )
+
+
+def check_cones(dimension: Any, statistical_dimensions: Any) -> None:
+    """Refuses statistical dimensions that no cone of the ambient space has."""
+    check_dimension("dimension", dimension)
+    check(
+        "statistical_dimensions",
+        statistical_dimensions,
+        lambda x: x >= 0,
+        "numbers of at least 0",
+    )
+    check_at_most(
+        "statistical_dimensions", statistical_dimensions, "dimension", dimension
+    )
+    if jnp.ndim(statistical_dimensions) > 1:
+        raise ValueError(
+            "statistical_dimensions has shape "
+            f"{jnp.shape(statistical_dimensions)}; expected one number for experts "
+            "that are alike, or `(task,)` in the order in which they are merged"
+        )
