@@ -77,9 +77,19 @@ def rows(x: Array) -> tuple[Array, tuple[int, ...]]:
         divides = (r for r in range(8, 64) if x.size % r == 0 and x.size // r < 2**32)
         x = x.reshape(next(divides, 1), -1)
     lead = min(1, max(x.ndim - 1, 0))
-    while math.prod(x.shape[lead:]) >= 2**32:
+    while math.prod(x.shape[lead:]) >= 2**32 - 1:
         lead += 1
     return x, tuple(range(lead, x.ndim))
+
+
+def count_by_row(values: Array, axes: tuple[int, ...], pivots: Array) -> Array:
+    """How many values of each row are at or above each of several pivots.
+
+    All counts have to be used, for a reduce of one operand is the slow one.
+    """
+    hits = [(values >= pivot).astype(jnp.uint32) for pivot in pivots]
+    add = lambda a, b: [p + q for p, q in zip(a, b, strict=True)]
+    return jnp.stack(lax.reduce(hits, [np.uint32(0)] * len(hits), add, axes))
 
 
 def count_at_least(values: Array, axes: tuple[int, ...], pivots: Array) -> Limbs:

@@ -7,15 +7,13 @@ a few pivots at once and narrows the bracket around t. Nothing is sorted but a s
 4096 elements that places the first pivots, nothing is copied, and sharded tensors stay
 where they are: only counts travel.
 
-Ties go to the lowest flat index, which is the same search once more: the k largest
+Ties go to the lowest flat index: they are counted by row, and one row is searched for
+the position of the last that is kept. That is the same search once more: the k largest
 pairs of (magnitude, reversed index) in lexicographic order.
 
 NaN has the largest bit patterns and so counts as the largest magnitude.
 """
 
-import functools
-import math
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,27 +25,24 @@ from jaxtyping import Array, Bool
 from jaxmerge import _limbs, _search
 from jaxmerge._limbs import Limbs, add as add_counts
 from jaxmerge._search import from_bits, magnitude_bits
+from jaxmerge._ties import Cut, first_ties
 from jaxmerge._types import Coef
 from jaxmerge.histograms import high_histogram, locate, low_histogram
 
 __all__ = [
+    "Cut",
     "add_counts",
     "count",
     "count_above",
     "from_bits",
     "high_histogram",
     "kth_largest",
+    "largest_cut",
     "largest_mask",
     "locate",
     "low_histogram",
     "magnitude_bits",
 ]
-
-# From a tensor, or nothing but its shape, and a zero that is no constant.
-Digit = Callable[[Array, Array], Array]
-Position = Callable[[Array], Array]
-
-_DIGIT = 2**32 - 1  # positions below this are one uint32 digit
 
 
 def _as_count(limbs: Limbs, size: int) -> Any:
@@ -99,43 +94,6 @@ def _targets(k: Coef, size: int) -> tuple[Limbs, tuple[int, ...]]:
     return (limbs[0].reshape(-1), limbs[1].reshape(-1)), limbs[0].shape
 
 
-def _positions(shape: tuple[int, ...]) -> list[tuple[Position, int]]:
-    """The flat index, counted from the end and from 1, as uint32 digits.
-
-    Returns:
-      Pairs of a function that gives one digit for every element, and the largest value
-      that it has. The digit of the leading axes comes first.
-    """
-    lead = 0
-    while math.prod(shape[lead:]) >= _DIGIT:
-        lead += 1
-
-    def digit(axes: range) -> tuple[Position, int]:
-        size = math.prod(shape[axis] for axis in axes)
-
-        def reversed_index(zero: Array) -> Array:
-            index, stride = jnp.full(shape, zero + np.uint32(size)), 1
-            for axis in reversed(axes):
-                iota = lax.broadcasted_iota(jnp.uint32, shape, axis)
-                index, stride = index - iota * np.uint32(stride), stride * shape[axis]
-            return index
-
-        return reversed_index, size
-
-    inner = digit(range(lead, len(shape)))
-    return [digit(range(lead)), inner] if lead else [inner]
-
-
-def _position_of_ties(
-    tied_in: tuple[tuple[Digit, Array], ...], position: Position, x: Array, zero: Array
-) -> Array:
-    """A digit of the position where x is tied in the digits before it, else 0."""
-    same = functools.reduce(
-        jnp.logical_and, [digit(x, zero) == bits for digit, bits in tied_in]
-    )
-    return jnp.where(same, position(zero), np.uint32(0))
-
-
 def kth_largest(x: Array, k: Coef) -> Array:
     """The k-th largest magnitude of a tensor, as bits.
 
@@ -185,6 +143,33 @@ def count_above(x: Array, bits: Array) -> Any:
     return _as_count((low[1], high[1]), x.size)
 
 
+def largest_cut(x: Array, k: Coef, *, ties: str = "first") -> Cut:
+    """Where the k elements of largest magnitude end; what `largest_mask` needs to know.
+
+    Args:
+      x: floats of any shape.
+      k: from 0 to `x.size`, as for `kth_largest` but a scalar.
+      ties: as for `largest_mask`.
+
+    Returns:
+      A `Cut`, a few numbers; `cut.mask(x)` is the mask.
+    """
+    if ties not in ("first", "all"):
+        raise ValueError(f'ties is {ties!r}; expected "first" or "all"')
+    x = lax.stop_gradient(x)
+    targets, target_shape = _targets(k, x.size)
+    if target_shape != ():
+        raise ValueError(f"k has shape {target_shape}; expected one number")
+    if x.size == 0:
+        return Cut(jnp.zeros(1, jnp.uint32))
+    x, axes = _search.rows(x)
+    cut, need, tied = _search.search_magnitudes(x, axes, targets)
+    if ties == "first":
+        return first_ties(x, axes, cut, need, tied)
+    some = ~_limbs.equal(need, _limbs.split(0))
+    return Cut(cut - some.astype(cut.dtype))
+
+
 def largest_mask(x: Array, k: Coef, *, ties: str = "first") -> Bool[Array, "..."]:
     """Which elements are the k of largest magnitude.
 
@@ -204,29 +189,4 @@ def largest_mask(x: Array, k: Coef, *, ties: str = "first") -> Bool[Array, "..."
       >>> largest_mask(jnp.array([1.0, -2.0, 2.0, 3.0]), 2, ties="all")
       Array([False,  True,  True,  True], dtype=bool)
     """
-    if ties not in ("first", "all"):
-        raise ValueError(f'ties is {ties!r}; expected "first" or "all"')
-    x = lax.stop_gradient(x)
-    shape = x.shape
-    targets, target_shape = _targets(k, x.size)
-    if target_shape != ():
-        raise ValueError(f"k has shape {target_shape}; expected one number")
-    if x.size == 0:
-        return jnp.zeros(shape, bool)
-    x, axes = _search.rows(x)
-    cut, need, tied = _search.search_magnitudes(x, axes, targets)
-    some = ~_limbs.equal(need, _limbs.split(0))
-    if ties == "all":
-        return (magnitude_bits(x) >= cut - some.astype(cut.dtype)).reshape(shape)
-    kept = magnitude_bits(x) >= cut
-    # What is left to choose from: elements one below the cut in every digit so far.
-    digit: Digit = _search.magnitude_digit
-    tied_in: list[tuple[Digit, Array]] = []
-    for position, largest in _positions(x.shape):
-        tied_in.append((digit, cut - 1))
-        digit = functools.partial(_position_of_ties, tuple(tied_in), position)
-        one = jnp.ones_like(need[0])
-        bracket = one, one * np.uint32(largest) + 1, tied, (one - one, one - one)
-        cut, need, tied = _search.search(x, axes, digit, need, bracket)
-        kept |= digit(x, jnp.uint32(0)) >= cut
-    return kept.reshape(shape)
+    return largest_cut(x, k, ties=ties).mask(x)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
-from jaxmerge import _limbs, ranks
+from jaxmerge import _limbs, _search, _ties, ranks
 
 mask = jax.jit(ranks.largest_mask, static_argnames="ties")
 kth = jax.jit(ranks.kth_largest)
@@ -285,20 +285,24 @@ def test_huge_tensors_are_counted_in_limbs(shape):
 
 def test_positions_of_huge_tensors_are_two_digits():
     for shape in ((2**20, 2**14), (70_000, 3, 2**16)):
-        digits = ranks._positions(shape)
+        digits = _ties.digits_of_position(shape, _ties.fewest_rows(shape))
         assert [largest < 2**32 for _, largest in digits] == [True, True]
         assert np.prod([float(largest) for _, largest in digits]) == np.prod(
             [float(n) for n in shape]
         )
 
 
-def test_two_digits_of_position_choose_the_same_ties(rng, monkeypatch):
+@pytest.mark.parametrize("by_rows", [True, False])
+def test_two_digits_of_position_choose_the_same_ties(rng, monkeypatch, by_rows):
     x = np.round(rng.standard_normal((6, 5, 7)), 0).astype(np.float32)
-    whole = ranks._positions((6, 5, 7))[0][0](jnp.uint32(0))
+    whole = _ties.digits_of_position((6, 5, 7), 0)[0][0](jnp.uint32(0))
     np.testing.assert_array_equal(whole, 210 - np.arange(210).reshape(6, 5, 7))
-    monkeypatch.setattr(ranks, "_DIGIT", 40)
-    assert len(ranks._positions((6, 5, 7))) == 2
+    monkeypatch.setattr(_search, "_SHORT_ROW", 1)
+    if not by_rows:
+        monkeypatch.setattr(_ties, "_MOST_ROWS", 0)
+        monkeypatch.setattr(_ties, "_DIGIT", 40)
+        assert _ties.fewest_rows((6, 5, 7)) == 1
     two_digits = jax.jit(lambda x, k: ranks.largest_mask(x, k))
-    for k in range(0, 211, 15):
+    for k in range(0, 211, 7):
         kept = two_digits(jnp.asarray(x), np.int32(k))
         np.testing.assert_array_equal(kept, reference_mask(x, k))
