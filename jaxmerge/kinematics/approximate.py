@@ -157,7 +157,7 @@ def subspace_bounds(
 
     Example:
       >>> f"{subspace_bounds(1000, 10.0, 950.0).upper:.3f}"
-      '0.061'
+      '0.073'
 
     References:
       Amelunxen, Lotz, McCoy, Tropp, Living on the edge, 2014, Theorem 7.1.

@@ -11,6 +11,7 @@ the last bit, and two Newton steps polish. Everything is branch-free, so it runs
 and so cost one evaluation, whatever the number of steps.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxmerge._types import pytree, static
+
+Function = Callable[[Array, Any], Array]
 
 # 2**64 experts are infinitely many; 100 halvings exhaust float64 from any bracket.
 _DOUBLINGS = 64
@@ -81,31 +84,28 @@ class Root:
     converged: Any
 
 
-def _bracket(
-    passed: Callable[[Array], Array], low: Array, high: Array
-) -> tuple[Array, Array]:
-    """Doubles the upper end until it is past the root, the old end becoming lower."""
-
-    def double(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        past = passed(high)
-        return jnp.where(past, low, high), jnp.where(past, high, 2 * high)
-
-    return lax.fori_loop(0, _DOUBLINGS, double, (low, high))
+def _passed(function: Function, last: bool, count: Array, args: Any) -> Array:
+    value = function(count, args)
+    return value > 0 if last else value >= 0
 
 
-def _bisect(
-    passed: Callable[[Array], Array], low: Array, high: Array
-) -> tuple[Array, Array]:
-    """Halves the bracket until its ends are neighbours."""
+# The loops' bodies are the same objects for the same function, so that calls outside of
+# `jit` do not compile them anew.
+@functools.lru_cache(maxsize=32)
+def _steps(function: Function, last: bool) -> tuple[Callable, Callable]:
+    def double(_: Any, state: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
+        """Doubles the upper end until it is past the root; the old end is the lower."""
+        low, high, args = state
+        past = _passed(function, last, high, args)
+        return jnp.where(past, low, high), jnp.where(past, high, 2 * high), args
 
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
+    def halve(_: Any, state: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
+        low, high, args = state
         middle = low + (high - low) / 2
-        past = passed(middle)
-        return jnp.where(past, low, middle), jnp.where(past, middle, high)
+        past = _passed(function, last, middle, args)
+        return jnp.where(past, low, middle), jnp.where(past, middle, high), args
 
-    return lax.fori_loop(0, _HALVINGS, halve, (low, high))
+    return double, halve
 
 
 def _newton(
@@ -119,7 +119,7 @@ def _newton(
 
 
 def monotone_root(
-    function: Callable[[Array, Any], Array],
+    function: Function,
     args: Any,
     *,
     lower: Any,
@@ -163,14 +163,12 @@ def monotone_root(
     def at(count: Array) -> Array:
         return function(count, frozen)
 
-    def passed(count: Array) -> Array:
-        return at(count) > 0 if last else at(count) >= 0
-
-    at_lower = passed(lower)
-    low, high = _bracket(passed, lower, upper)
-    found = passed(high)
+    double, halve = _steps(function, last)
+    at_lower = _passed(function, last, lower, frozen)
+    low, high, _ = lax.fori_loop(0, _DOUBLINGS, double, (lower, upper, frozen))
+    found = _passed(function, last, high, frozen)
     largest = high
-    low, high = _bisect(passed, low, high)
+    low, high, _ = lax.fori_loop(0, _HALVINGS, halve, (low, high, frozen))
     root = low if last else high
     for _ in range(2):
         root = _newton(at, root, low, high)

@@ -146,6 +146,11 @@ def bernstein_window(theta_squared: Coef, eta: Coef) -> Array:
     return 2 * log / 3 + jnp.sqrt(4 * log * log / 9 + 4 * log * theta)
 
 
+def _missing_tail(u: Array, args: tuple[Array, Array]) -> Array:
+    theta, log = args
+    return theta * bennett(u) / 2 - log
+
+
 def bennett_window(theta_squared: Coef, eta: Coef) -> Array:
     """Half-width at which `bennett_bounds` has the tail eta; a reconstruction.
 
@@ -173,12 +178,11 @@ def bennett_window(theta_squared: Coef, eta: Coef) -> Array:
     theta, log = _variance_and_log("theta_squared", theta_squared, eta, 1.0)
     theta, log = jnp.broadcast_arrays(theta, log)
 
-    def missing(u: Array, args: tuple[Array, Array]) -> Array:
-        theta, log = args
-        return theta * bennett(u) / 2 - log
-
     root = monotone_root(
-        missing, (theta, log), lower=jnp.zeros_like(theta), upper=jnp.ones_like(theta)
+        _missing_tail,
+        (theta, log),
+        lower=jnp.zeros_like(theta),
+        upper=jnp.ones_like(theta),
     )
     return theta * root.value
 
