@@ -4,4 +4,83 @@ Sets are given by their support function, cones by their projection. Estimators 
 an `Estimate`: a mean with its standard error.
 """
 
+from jaxmerge.geometry.closed_forms import (
+    chi_mean as chi_mean,
+    ellipsoid_width as ellipsoid_width,
+    exact_width as exact_width,
+    max_of_magnitudes as max_of_magnitudes,
+    max_of_normals as max_of_normals,
+)
+from jaxmerge.geometry.combinators import (
+    ConvexUnion as ConvexUnion,
+    Difference as Difference,
+    LinearImage as LinearImage,
+    MinkowskiSum as MinkowskiSum,
+    Product as Product,
+    Scale as Scale,
+    Translate as Translate,
+)
+from jaxmerge.geometry.cone import (
+    Cone as Cone,
+    Polar as Polar,
+    ProductCone as ProductCone,
+)
+from jaxmerge.geometry.cones import (
+    CircularCone as CircularCone,
+    LinearSubspace as LinearSubspace,
+    Orthant as Orthant,
+    SecondOrderCone as SecondOrderCone,
+)
+from jaxmerge.geometry.convex import ConvexSet as ConvexSet
+from jaxmerge.geometry.curves import (
+    greedy_order as greedy_order,
+    marginal_gains as marginal_gains,
+    order_width as order_width,
+    subset_weights as subset_weights,
+    subset_width as subset_width,
+)
 from jaxmerge.geometry.estimate import Estimate as Estimate
+from jaxmerge.geometry.gram import (
+    EffectiveRanks as EffectiveRanks,
+    GramSum as GramSum,
+    cosines as cosines,
+    effective_ranks as effective_ranks,
+    gram as gram,
+)
+from jaxmerge.geometry.matrices import (
+    GroupL1Ball as GroupL1Ball,
+    LowRankHessian as LowRankHessian,
+    NuclearBall as NuclearBall,
+    OperatorBall as OperatorBall,
+    QuadraticSublevel as QuadraticSublevel,
+    Spectraplex as Spectraplex,
+)
+from jaxmerge.geometry.monotone import MonotoneCone as MonotoneCone
+from jaxmerge.geometry.polyhedral import (
+    PolyhedralCone as PolyhedralCone,
+    uncertified_fraction as uncertified_fraction,
+)
+from jaxmerge.geometry.semidefinite import PSDCone as PSDCone
+from jaxmerge.geometry.sets import (
+    Ball as Ball,
+    Box as Box,
+    Ellipsoid as Ellipsoid,
+    LpBall as LpBall,
+    Simplex as Simplex,
+    SparseBall as SparseBall,
+    Subspace as Subspace,
+    WeightedL1Ball as WeightedL1Ball,
+)
+from jaxmerge.geometry.spans import (
+    Hull as Hull,
+    SpanBall as SpanBall,
+    SymmetricHull as SymmetricHull,
+    Zonotope as Zonotope,
+    equicorrelated as equicorrelated,
+    gram_factor as gram_factor,
+)
+from jaxmerge.geometry.widths import (
+    gaussian_width as gaussian_width,
+    width_error_bound as width_error_bound,
+    width_samples as width_samples,
+)
