@@ -3,7 +3,8 @@
 A pass over the tensor counts the elements at or above a few pivots at once, and finds
 the ends of the values inside the bracket. The bracket around the k-th largest narrows
 to the nearest pivots and values: to one value, or until exactly k elements are above
-it. One to eight passes did for a million floats of eleven distributions, tied or not.
+it. One to nine passes did, 3.3 on average, for a million floats of seven distributions,
+tied or not.
 """
 
 import math
@@ -22,8 +23,9 @@ from jaxmerge._limbs import Limbs
 _SAMPLE = 4096
 _SHORT_ROW = 1024  # below this, counts by row cost more than what they save
 # Where the pivots of a pass lie: at the interpolated rank, give or take so many of its
-# standard deviations, and halfway, which bounds the worst case.
-_FEW = ((-1.5, -0.4, 0.4, 1.5), (0.5,))
+# standard deviations, and halfway, which bounds the worst case. Just above the least
+# value tells whether it is the k-th, which is likely where many elements have it.
+_FEW = ((-1.5, -0.4, 0.4, 1.5), (0.0, 0.5))
 _MANY = ((-0.8, 0.8), (0.5,))
 _FIRST = (-3.5, -1.0, 0.0, 1.0, 3.5)
 
@@ -253,7 +255,12 @@ def _sample_pivots(x: Array, k: Limbs) -> Array | None:
     spread = jnp.sqrt(fraction * (1.0 - fraction) / np.float32(sample.size))
     offsets = np.array(_FIRST if k[0].size == 1 else _FIRST[::2], np.float32)
     at = (fraction + offsets * spread) * np.float32(sample.size)
-    return sample[jnp.clip(at.astype(jnp.int32), 0, sample.size - 1)]
+    pivots = sample[jnp.clip(at.astype(jnp.int32), 0, sample.size - 1)]
+    if k[0].size > 1:
+        return pivots
+    # Between a value and the next pattern is one where many elements have that value.
+    middle = pivots[:, len(_FIRST) // 2, None]
+    return jnp.concatenate([pivots, middle + jnp.ones_like(middle)], axis=1)
 
 
 def magnitude_digit(x: Array, zero: Array) -> Array:
