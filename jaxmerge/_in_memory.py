@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxmerge import _checks, _leaf
-from jaxmerge._coefficients import check_entries, map_coefficients
+from jaxmerge import _checks, _leaf, ranks
+from jaxmerge._coefficients import check_entries, map_coefficients, select
 from jaxmerge._leaf import ExpertKey
 from jaxmerge._survey import measure, of_expert, survey
 from jaxmerge._trees import (
@@ -88,6 +88,47 @@ def _fold(experts: _Experts, lift: Callable[[Any, Any], Any], join: Any) -> Any:
     return jax.lax.scan(step, first, jnp.arange(1, experts.num, dtype=jnp.int32))[0]
 
 
+# Takes an expert's position; gives what is known of it for each transform.
+_Found = Callable[[Any], Any]
+
+
+def _with_cuts(found: _Found, stage: int, num_stages: int, cuts: Any) -> _Found:
+    def both(t: Any) -> tuple[Any, ...]:
+        own = found(t) or (None,) * num_stages
+        return (*own[:stage], *of_expert((cuts,), t), *own[stage + 1 :])
+
+    return both
+
+
+def _find_cuts(
+    experts: _Experts,
+    transforms: Sequence[Any],
+    delta: Callable[..., Any],
+    found: _Found,
+) -> _Found:
+    """What is found for each transform, with the cuts of those that need one.
+
+    The search is compiled once for all experts, and works on one delta at a time. Only
+    the cuts are kept: the merge computes the deltas again, in one pass over memory.
+    """
+    for stage, transform in enumerate(transforms):
+        if not getattr(transform, "cuts_leaf", False):
+            continue
+
+        def cut(t: Any, stage: int = stage, found: _Found = found) -> Any:
+            if experts.stacked:
+                x = delta(experts.get(t), t, found(t), stage)
+            else:
+                of = lambda x: lambda t: delta(x, t, found(t), stage)
+                x = jax.lax.switch(t, [of(x) for x in experts.leaves], t)
+            chosen = select(transforms[stage], t, x.dtype)
+            return ranks.largest_cut(x, chosen.kept(x.size), ties=chosen.ties)
+
+        cuts = jax.lax.map(cut, jnp.arange(experts.num, dtype=jnp.int32))
+        found = _with_cuts(found, stage, len(transforms), cuts)
+    return found
+
+
 def merge_leaf(
     program: _leaf.LeafProgram,
     base: Any,
@@ -106,8 +147,15 @@ def merge_leaf(
     def expert_key(t: Any) -> ExpertKey:
         return ExpertKey(key, name, None if key is None else jnp.asarray(ids)[t])
 
-    def found(t: Any) -> Any:
+    def surveyed(t: Any) -> Any:
         return of_expert(surveys, t)
+
+    def delta(expert: Any, t: Any, found: Any, stage: int) -> Any:
+        key = expert_key(t)
+        given, _ = _leaf.transformed(program, expert, base, t, key, found, upto=stage)
+        return jax.lax.stop_gradient(given)
+
+    found = _find_cuts(experts, program.transforms, delta, surveyed)
 
     stats: Any = None
     for i, combine in enumerate(program.passes):
