@@ -39,6 +39,26 @@ from jaxmerge.geometry.curves import (
     subset_weights as subset_weights,
     subset_width as subset_width,
 )
+from jaxmerge.geometry.descent import (
+    L1DescentCone as L1DescentCone,
+    LInfDescentCone as LInfDescentCone,
+    NuclearDescentCone as NuclearDescentCone,
+)
+from jaxmerge.geometry.dimension import (
+    ProjectionMoments as ProjectionMoments,
+    exact_dimension as exact_dimension,
+    projection_moments as projection_moments,
+    statistical_dimension as statistical_dimension,
+)
+from jaxmerge.geometry.dimension_formulas import (
+    circular_dimension as circular_dimension,
+    l1_descent_dimension as l1_descent_dimension,
+)
+from jaxmerge.geometry.ellipsoidal import (
+    EllipsoidalCone as EllipsoidalCone,
+    ellipsoid_cone as ellipsoid_cone,
+    local_angular_dimension_approximation as local_angular_dimension_approximation,
+)
 from jaxmerge.geometry.estimate import Estimate as Estimate
 from jaxmerge.geometry.gram import (
     EffectiveRanks as EffectiveRanks,
@@ -78,6 +98,16 @@ from jaxmerge.geometry.spans import (
     Zonotope as Zonotope,
     equicorrelated as equicorrelated,
     gram_factor as gram_factor,
+)
+from jaxmerge.geometry.volumes import (
+    circular_intrinsic_volumes as circular_intrinsic_volumes,
+    half_tails as half_tails,
+    intrinsic_volumes as intrinsic_volumes,
+    product_intrinsic_volumes as product_intrinsic_volumes,
+    rays_intrinsic_volumes as rays_intrinsic_volumes,
+    tails as tails,
+    volumes_mean as volumes_mean,
+    volumes_variance as volumes_variance,
 )
 from jaxmerge.geometry.widths import (
     gaussian_width as gaussian_width,
