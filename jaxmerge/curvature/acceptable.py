@@ -37,6 +37,10 @@ class LocalAngularDimension:
       falling: how many eigenvalues are below `-2 epsilon / R²`: directions in which the
         quadratic falls by more than epsilon within R, so that the expert is at no
         minimum and the answer hangs on what was said of negative ones.
+      quadrature_error: how much δ changes without half of the Lanczos steps: a hint at
+        an error that the standard errors leave out, no bound. Take more steps until it
+        is small. Those needed grow as `sqrt(λ_max R² / (2 epsilon))` without negative
+        eigenvalues; with them (a kink at 0) many times faster.
       height: the quadratic's mean rise over all directions at distance R, in units of
         epsilon. At 1 or below a random point at that distance is acceptable already,
         and the exact cone is the whole space.
@@ -46,6 +50,7 @@ class LocalAngularDimension:
     codimension: Estimate
     doubtful: Estimate
     falling: Estimate
+    quadrature_error: Any
     height: Estimate
 
 
@@ -130,11 +135,14 @@ def local_angular_dimension_approx(
         ratio = rise * counted(values)
         return ratio / (1 + ratio)
 
+    dimension = spectrum.trace(share)
+    coarse = spectrum.shortened((spectrum.nodes.shape[-1] + 1) // 2).trace(share)
     return LocalAngularDimension(
-        dimension=spectrum.trace(share),
+        dimension=dimension,
         codimension=spectrum.trace(stiff),
         doubtful=spectrum.trace(near),
         falling=spectrum.trace(lambda x: (rise * x < -1).astype(dtype)),
+        quadrature_error=jnp.abs(dimension.mean - coarse.mean),
         height=spectrum.expectation(lambda x: rise * counted(x)),
     )
 

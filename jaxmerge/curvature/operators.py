@@ -76,9 +76,15 @@ def _check_loss(loss: Callable[..., Any], *arguments: Any) -> None:
 
 
 def _batch_mean(
-    function: Callable[[Any], PyTree], data: PyTree, batch_size: int | None
+    function: Callable[[Any], PyTree],
+    data: PyTree,
+    batch_size: int | None,
+    like: PyTree,
 ) -> PyTree:
-    """The mean over all samples of a function that is a mean over its own samples."""
+    """The mean over all samples of a function that is a mean over its own samples.
+
+    Its results are like `like`.
+    """
     if batch_size is None:
         return function(data)
     num = _num_samples(data, "data")
@@ -94,9 +100,8 @@ def _batch_mean(
         return jax.tree.map(jnp.add, total, part(start, size)), None
 
     # A slice a step and not a reshape: no second copy of the data set.
-    total = part(0, size)
-    if whole > 1:
-        total, _ = lax.scan(step, total, size * jnp.arange(1, whole))
+    total = jax.tree.map(jnp.zeros_like, like)
+    total, _ = lax.scan(step, total, size * jnp.arange(whole))
     if rest:
         total = jax.tree.map(jnp.add, total, part(whole * size, rest))
     return total
@@ -123,7 +128,7 @@ class Hessian:
             gradient = jax.grad(lambda params: self.loss(params, *data))
             return jax.jvp(gradient, (self.params,), (vector,))[1]
 
-        return _batch_mean(product, self.data, self.batch_size)
+        return _batch_mean(product, self.data, self.batch_size, self.params)
 
 
 @pytree
@@ -153,7 +158,8 @@ class GaussNewton:
             curved = jax.jvp(slope, (outputs,), (push,))[1]
             return jax.vjp(predict, self.params)[1](curved)[0]
 
-        return _batch_mean(product, (self.inputs, self.targets), self.batch_size)
+        data = (self.inputs, self.targets)
+        return _batch_mean(product, data, self.batch_size, self.params)
 
 
 @pytree

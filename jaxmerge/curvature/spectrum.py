@@ -221,7 +221,12 @@ def spectral_density(
         probe_key = jax.random.fold_in(key, index)
         start = _vectors.random_vector(probe_key, operator.params, probes)
         result = lanczos(operator, start, num_steps, reorthogonalise=reorthogonalise)
-        return Tridiagonal(result.diagonal, result.off_diagonal, result.size)
+        # Padded to the diagonal's length: a batched `lax.map` divides by zero where a
+        # result is empty, as with one step. To be undone when jax no longer does.
+        beside = jnp.append(result.off_diagonal, jnp.zeros((), result.diagonal.dtype))
+        return Tridiagonal(result.diagonal, beside, result.size)
 
-    tridiagonal = lax.map(run, jnp.arange(num_probes), batch_size=parallel_probes)
+    padded = lax.map(run, jnp.arange(num_probes), batch_size=parallel_probes)
+    beside = padded.off_diagonal[:, :-1]
+    tridiagonal = Tridiagonal(padded.diagonal, beside, padded.size)
     return _spectrum(tridiagonal, operator.dimension)
