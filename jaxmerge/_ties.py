@@ -120,6 +120,23 @@ def _search_positions(
     return tuple(cuts)
 
 
+def _row_of_last(tied: Array, need: Limbs, size: int) -> tuple[Array, Limbs]:
+    """The row that holds the last of so many ties, and how many are before it."""
+    index = lax.iota(jnp.int32, tied.size)
+
+    def before(row: Array) -> Limbs:
+        counted = jnp.where(index < row, tied, jnp.zeros_like(tied))
+        return _limbs.total(counted, (0,), size)
+
+    def step(i: Array, row: Array) -> Array:
+        further = row + (np.int32(1 << tied.size.bit_length()) >> i)
+        return jnp.where(_limbs.at_least(before(further), need), row, further)
+
+    # Bit by bit: a cumulative sum would be compiled to hundreds of small steps.
+    row = lax.fori_loop(1, tied.size.bit_length() + 1, step, jnp.int32(0))
+    return row, before(row)
+
+
 def _search_in_row(
     x: Array, axes: tuple[int, ...], bits: Array, need: Limbs
 ) -> tuple[Array, Array]:
@@ -130,14 +147,9 @@ def _search_in_row(
         magnitude_bits(x), axes, jnp.stack([bits, bits + 1]).reshape(-1)
     )
     tied = (at_least[0] - at_least[1]).reshape(-1)
-    up_to = lax.associative_scan(_limbs.add, (tied, jnp.zeros_like(tied)))
-    full = ~_limbs.at_least(up_to, need)
-    row = jnp.minimum(jnp.sum(full, dtype=jnp.int32), num_rows - 1)
+    row, before = _row_of_last(tied, (need[0][0], need[1][0]), x.size)
+    left = _limbs.subtract(need, (before[0][None], before[1][None]))
     take = lambda a: lax.dynamic_index_in_dim(a, row, 0)
-    before = _limbs.subtract(
-        (take(up_to[0]), take(up_to[1])), (take(tied), jnp.zeros_like(need[1]))
-    )
-    left = _limbs.subtract(need, before)
     one_row = take(x.reshape(num_rows, *x.shape[lead:]))[0]
     there = take(tied), jnp.zeros_like(need[1])
     everywhere = tuple(range(one_row.ndim))
