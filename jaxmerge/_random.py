@@ -82,6 +82,19 @@ def _words(key: Array, shape: tuple[int, ...], offset: Any) -> Limbs:
     return threefry2x32((data[0], data[1]), (high, low))
 
 
+def words(key: Array, shape: tuple[int, ...]) -> Limbs:
+    """Two independent uniform 32-bit words an element, at the price of one.
+
+    Args:
+      key: a typed key.
+      shape: of each.
+    """
+    if not has_bits_by_index(key):
+        both = jax.random.bits(key, (2, *shape), jnp.uint32)
+        return both[0], both[1]
+    return _words(key, shape, 0)
+
+
 def has_bits_by_index(key: Array) -> bool:
     """Whether a key is of a generator that draws bit i without the bits before it."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):

@@ -111,6 +111,7 @@ from jaxmerge.geometry.volumes import (
 )
 from jaxmerge.geometry.widths import (
     gaussian_width as gaussian_width,
+    gram_samples as gram_samples,
     width_error_bound as width_error_bound,
     width_samples as width_samples,
 )

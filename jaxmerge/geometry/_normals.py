@@ -6,12 +6,12 @@ the tail: the width of an l1 ball of a billion dimensions would come out an eigh
 small. Here the tail probability has a relative, not an absolute, precision.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array
 
+from jaxmerge import _random
 from jaxmerge._types import PRNGKey
 
 _WORD = np.float32(2.0**-32)
@@ -29,12 +29,13 @@ def normal(
       extreme: whether the largest of very many matter.
 
     Example:
+      >>> import jax
       >>> normal(jax.random.key(0), (3,), jnp.dtype(jnp.float32), extreme=True).shape
       (3,)
     """
     if not extreme or dtype == jnp.float64:
-        return jax.random.normal(key, shape, dtype)
-    high, low = jax.random.bits(key, (2, *shape), jnp.uint32)
+        return _random.normal(key, shape, dtype)
+    high, low = _random.words(key, shape)
     sign = jnp.where(low >> 31 == 0, np.float32(1), np.float32(-1))
     # Of the 63 bits of a uniform number, a float keeps the leading ones, wherever they
     # are: P(|x| > t) is right down to 2^-63, where t is 9.

@@ -58,17 +58,24 @@ def sample(
 
     def some(arguments: Any, key: PRNGKey, indices: Any) -> Any:
         one = lambda i: function(arguments, jax.random.fold_in(key, i))
+        if indices.size == batch:
+            return jax.vmap(one)(indices)
         return lax.map(one, indices, batch_size=batch)
 
+    # Batches of one size, so that the function is compiled once.
+    devices = 1 if mesh is None else mesh.size
+    batches = -(-num_samples // (batch * devices))
+    batch = -(-num_samples // (batches * devices))
+    indices = jnp.arange(batch * batches * devices)
     if mesh is None:
-        return some(arguments, key, jnp.arange(num_samples))
-    padded = -(-num_samples // mesh.size) * mesh.size
-    everywhere, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
-    shares = jax.shard_map(
-        some,
-        mesh=Mesh(mesh.devices, mesh.axis_names),  # with axes that need no annotations
-        in_specs=(everywhere, everywhere, split),
-        out_specs=split,
-    )
-    values = shares(arguments, key, jnp.arange(padded))
+        values = some(arguments, key, indices)
+    else:
+        everywhere, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
+        shares = jax.shard_map(
+            some,
+            mesh=Mesh(mesh.devices, mesh.axis_names),  # axes that need no annotations
+            in_specs=(everywhere, everywhere, split),
+            out_specs=split,
+        )
+        values = shares(arguments, key, indices)
     return jax.tree.map(lambda x: x[:num_samples], values)
