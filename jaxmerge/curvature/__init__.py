@@ -5,8 +5,8 @@ and the step from a spectrum to the cone that the kinematic threshold asks for.
 """
 
 from jaxmerge.curvature.acceptable import (
-    LocalAngularDimension as LocalAngularDimension,
-    local_angular_dimension_approx as local_angular_dimension_approx,
+    AcceptableDimension as AcceptableDimension,
+    acceptable_dimension_approx as acceptable_dimension_approx,
     quadratic_rise as quadratic_rise,
     radii as radii,
 )

@@ -26,7 +26,7 @@ _NEGATIVE = {
 
 
 @pytree
-class LocalAngularDimension:
+class AcceptableDimension:
     """The statistical dimension δ of the cone of an acceptable set, and its doubts.
 
     Attributes:
@@ -67,9 +67,9 @@ def _check_negative(negative: str) -> None:
         )
 
 
-def local_angular_dimension_approx(
+def acceptable_dimension_approx(
     spectrum: Spectrum, *, epsilon: Any, distance: Any, negative: str
-) -> LocalAngularDimension:
+) -> AcceptableDimension:
     """δ of an expert's acceptable set seen from a distance, by Larsen's approximation.
 
     `δ ≈ Σ r_i² / (R² + r_i²) = Σ 1 / (1 + λ_i R² / (2 epsilon))`, a trace function of
@@ -105,7 +105,7 @@ def local_angular_dimension_approx(
       >>> from jaxmerge.curvature.spectrum import spectral_density
       >>> matrix = Matrix(jnp.diag(jnp.array([0.0, 2.0, 6.0])))
       >>> spectrum = spectral_density(matrix, jax.random.key(0), 2, 3)
-      >>> cone = local_angular_dimension_approx(
+      >>> cone = acceptable_dimension_approx(
       ...     spectrum, epsilon=1.0, distance=1.0, negative="flat"
       ... )
       >>> f"{cone.dimension.mean:.3f}"  # 1 + 1/2 + 1/4
@@ -137,7 +137,7 @@ def local_angular_dimension_approx(
 
     dimension = spectrum.trace(share)
     coarse = spectrum.shortened((spectrum.nodes.shape[-1] + 1) // 2).trace(share)
-    return LocalAngularDimension(
+    return AcceptableDimension(
         dimension=dimension,
         codimension=spectrum.trace(stiff),
         doubtful=spectrum.trace(near),
@@ -155,7 +155,7 @@ def radii(
     Args:
       eigenvalues: `(axis,)`, all of a small Hessian, or `representative_eigenvalues`.
       epsilon: the rise of the loss that is acceptable, above 0.
-      negative: `"flat"` or `"absolute"`, as in `local_angular_dimension_approx`.
+      negative: `"flat"` or `"absolute"`, as in `acceptable_dimension_approx`.
 
     Raises:
       ValueError: if epsilon is not positive, or `negative` is unknown.

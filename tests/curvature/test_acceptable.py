@@ -7,7 +7,7 @@ import pytest
 
 from jaxmerge.curvature import (
     Matrix,
-    local_angular_dimension_approx,
+    acceptable_dimension_approx,
     quadratic_rise,
     radii,
     spectral_density,
@@ -42,7 +42,7 @@ def test_delta_of_known_spectra(spectrum, negative, key):
     result = measure(Matrix(rotated(eigenvalues)), key, num_steps=60)
     for epsilon, distance in ((0.5, 1.0), (0.02, 0.3), (2.0, 10.0)):
         cone, short = (
-            local_angular_dimension_approx(
+            acceptable_dimension_approx(
                 spectrum, epsilon=epsilon, distance=distance, negative=negative
             )
             for spectrum in (result, result.shortened(30))
@@ -61,7 +61,7 @@ def test_delta_of_known_spectra(spectrum, negative, key):
 def test_too_few_steps_show(key):
     """Half of them flat, some negative, the scale of the kink a thousandth: 6 % off."""
     result = measure(Matrix(rotated(SPECTRA["indefinite"])), key)
-    cone = local_angular_dimension_approx(
+    cone = acceptable_dimension_approx(
         result, epsilon=2.0, distance=10.0, negative="flat"
     )
     assert cone.quadrature_error > 4 * cone.dimension.stderr
@@ -71,7 +71,7 @@ def test_what_negative_eigenvalues_count_as_matters(key):
     eigenvalues = np.r_[np.full(20, -2.0), np.full(20, 2.0)]
     result = measure(Matrix(rotated(eigenvalues)), key)
     flat, absolute = (
-        local_angular_dimension_approx(
+        acceptable_dimension_approx(
             result, epsilon=1.0, distance=3.0, negative=negative
         )
         for negative in ("flat", "absolute")
@@ -84,7 +84,7 @@ def test_what_negative_eigenvalues_count_as_matters(key):
 
 def test_zero_curvature_is_all_of_the_space(key):
     result = measure(Matrix(jnp.zeros((5, 5))), key)
-    cone = local_angular_dimension_approx(
+    cone = acceptable_dimension_approx(
         result, epsilon=1.0, distance=1e6, negative="absolute"
     )
     assert float(cone.dimension.mean) == 5.0
@@ -96,7 +96,7 @@ def test_doubts_are_told_where_the_approximation_is_bad(key):
     """Unit balls: all of delta is doubtful from R = 1.5, none of it from R = 10."""
     result = measure(Matrix(rotated(np.full(60, 2.0))), key)
     near, far = (
-        local_angular_dimension_approx(
+        acceptable_dimension_approx(
             result, epsilon=1.0, distance=distance, negative="absolute"
         )
         for distance in (1.5, 10.0)
@@ -111,7 +111,7 @@ def test_the_height_is_the_mean_rise_at_that_distance(key, rng):
     eigenvalues = SPECTRA["flat"]
     matrix = Matrix(rotated(eigenvalues))
     result = measure(matrix, key)
-    cone = local_angular_dimension_approx(
+    cone = acceptable_dimension_approx(
         result, epsilon=0.25, distance=2.0, negative="flat"
     )
     ways = rng.normal(size=(4000, 80))
@@ -137,7 +137,7 @@ def test_larsen_is_the_monte_carlo_statistical_dimension_from_afar(rng):
     inside = across <= along * np.tan(angle)
     exact = np.mean(np.where(inside, along**2 + across**2, face))
     result = measure(Matrix(2 * jnp.eye(dim)), jax.random.key(0), num_steps=2)
-    cone = local_angular_dimension_approx(
+    cone = acceptable_dimension_approx(
         result, epsilon=1.0, distance=distance, negative="flat"
     )
     assert abs(cone.dimension.mean - 200 / 101) < 1e-4
@@ -149,7 +149,7 @@ def test_sweeps_and_gradients(key):
     result = measure(Matrix(rotated(SPECTRA["flat"])), key)
 
     def delta(epsilon):
-        cone = local_angular_dimension_approx(
+        cone = acceptable_dimension_approx(
             result, epsilon=epsilon, distance=1.0, negative="flat"
         )
         return cone.dimension.mean
@@ -171,7 +171,7 @@ def test_radii():
 
 def test_errors(key):
     result = spectral_density(Matrix(jnp.eye(2)), key, 2, 1)
-    call = functools.partial(local_angular_dimension_approx, result)
+    call = functools.partial(acceptable_dimension_approx, result)
     with pytest.raises(ValueError, match="negative is 'zero'.*'flat'.*'absolute'"):
         call(epsilon=1.0, distance=1.0, negative="zero")
     with pytest.raises(ValueError, match="epsilon is 0"):

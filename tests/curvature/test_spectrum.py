@@ -71,7 +71,7 @@ def test_trace_functions_of_known_spectra(spectrum, probes, key):
         assert mean.num_samples == 64
 
 
-@pytest.mark.parametrize("eigenvalues", [[3.0], [-2.0, -2.0, -2.0], [1.0, 2.0, 5.0]])
+@pytest.mark.parametrize("eigenvalues", [[3.0], [-2.0, -2.0, -2.0]])
 def test_few_dimensions_and_many_steps_are_exact(eigenvalues, key):
     matrix = rotated(np.array(eigenvalues))
     result = measure(Matrix(matrix), key, 4, 9)
@@ -252,7 +252,7 @@ def test_repeated_eigenvalues_need_a_block_or_all_steps(key):
     np.testing.assert_allclose(whole.values, [4, 4, 1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("eigenvalues", [[2.0], [0.0] * 3, [3.0, 3.0, 0.0]])
+@pytest.mark.parametrize("eigenvalues", [[0.0] * 3, [3.0, 3.0, 0.0]])
 def test_eigenpairs_of_small_and_degenerate_operators_are_all_there(eigenvalues, key):
     matrix = Matrix(rotated(np.array(eigenvalues)))
     pairs = top(matrix, key, len(eigenvalues))
