@@ -12,6 +12,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+# A number, a NumPy or JAX array, or a list of numbers; traced or not.
+Numbers = Any
+
 
 def as_floats(*values: Any) -> tuple[Array, ...]:
     """Values as arrays of one float dtype: float64 if one of them is, else float32.
@@ -90,9 +93,9 @@ def check_cones(dimension: Any, statistical_dimensions: Any) -> None:
     check_at_most(
         "statistical_dimensions", statistical_dimensions, "dimension", dimension
     )
-    if jnp.ndim(statistical_dimensions) > 1:
+    if np.ndim(statistical_dimensions) > 1:
         raise ValueError(
             "statistical_dimensions has shape "
-            f"{jnp.shape(statistical_dimensions)}; expected one number for experts "
+            f"{np.shape(statistical_dimensions)}; expected one number for experts "
             "that are alike, or `(task,)` in the order in which they are merged"
         )

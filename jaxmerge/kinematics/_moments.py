@@ -9,8 +9,11 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln, xlog1py
 from jaxtyping import Array
 
-from jaxmerge._types import Coef
-from jaxmerge.kinematics._inputs import as_floats, check
+from jaxmerge.kinematics._inputs import (
+    Numbers,
+    as_floats,
+    check,
+)
 
 # E chi_n = sqrt(n) (1 - 1/(4n) + ...), DLMF 5.11.13; below that by log-gamma.
 _CHI_SERIES = (1.0, -1 / 4, 1 / 32, 5 / 128, -21 / 2048, -399 / 65536, 869 / 262144)
@@ -25,7 +28,7 @@ def _polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
     return total
 
 
-def chi_mean(degrees: Coef) -> Array:
+def chi_mean(degrees: Numbers) -> Array:
     """The mean length of a standard normal vector.
 
         E |g_n| = sqrt(2) Gamma((n + 1) / 2) / Gamma(n / 2)
@@ -56,7 +59,7 @@ def chi_mean(degrees: Coef) -> Array:
     return jnp.where(n < 1e-6, 0.0, jnp.where(n < change, exact, series))
 
 
-def bennett(u: Coef) -> Array:
+def bennett(u: Numbers) -> Array:
     """Bennett's function, the exponent of a Poisson-like tail.
 
         psi(u) = (1 + u) log(1 + u) - u,    u^2 / (2 + 2 u / 3) <= psi(u) for u >= 0

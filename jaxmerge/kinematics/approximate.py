@@ -15,11 +15,13 @@ the width of the transition.
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr
 from jaxtyping import Array
 
-from jaxmerge._types import Coef, pytree, static
+from jaxmerge._types import pytree, static
 from jaxmerge.kinematics._inputs import (
+    Numbers,
     as_floats,
     check,
     check_at_most,
@@ -43,13 +45,15 @@ class ProbabilityBounds:
     statement: str = static()
 
 
-def _room(dimension: Coef, statistical_dimensions: Coef) -> tuple[Array, Array, Array]:
+def _room(
+    dimension: Numbers, statistical_dimensions: Numbers
+) -> tuple[Array, Array, Array]:
     """The dimension, the excess and theta^2."""
     check_cones(dimension, statistical_dimensions)
-    if jnp.ndim(statistical_dimensions) != 1:
+    if np.ndim(statistical_dimensions) != 1:
         raise ValueError(
             "statistical_dimensions has shape "
-            f"{jnp.shape(statistical_dimensions)}; expected `(task,)`, one per cone"
+            f"{np.shape(statistical_dimensions)}; expected `(task,)`, one per cone"
         )
     dimension, delta = as_floats(dimension, statistical_dimensions)
     codimensions = dimension - delta
@@ -66,9 +70,9 @@ def _bounds(excess: Array, tail: Array, statement: str) -> ProbabilityBounds:
 
 
 def _two_cones(
-    dimension: Coef, statistical_dimensions: Coef, factor: float, statement: str
+    dimension: Numbers, statistical_dimensions: Numbers, factor: float, statement: str
 ) -> ProbabilityBounds:
-    num = jnp.shape(statistical_dimensions)
+    num = np.shape(statistical_dimensions)
     if num != (2,):
         raise ValueError(
             f"statistical_dimensions has shape {num}; this statement is about two "
@@ -80,7 +84,7 @@ def _two_cones(
 
 
 def published_bounds(
-    dimension: Coef, statistical_dimensions: Coef
+    dimension: Numbers, statistical_dimensions: Numbers
 ) -> ProbabilityBounds:
     """Two cones, with the published constant sqrt(8 log(4 / eta)).
 
@@ -110,7 +114,9 @@ def published_bounds(
     return _two_cones(dimension, statistical_dimensions, 8.0, "Living on the edge, I")
 
 
-def preprint_bounds(dimension: Coef, statistical_dimensions: Coef) -> ProbabilityBounds:
+def preprint_bounds(
+    dimension: Numbers, statistical_dimensions: Numbers
+) -> ProbabilityBounds:
     """Two cones, with the looser constant 4 sqrt(log(4 / eta)) of early preprints.
 
     As `published_bounds` with the tail 4 exp(-excess^2 / 16d): a factor sqrt(2) wider.
@@ -137,7 +143,7 @@ def preprint_bounds(dimension: Coef, statistical_dimensions: Coef) -> Probabilit
 
 
 def subspace_bounds(
-    dimension: Coef, statistical_dimension: Coef, subspace_dimension: Coef
+    dimension: Numbers, statistical_dimension: Numbers, subspace_dimension: Numbers
 ) -> ProbabilityBounds:
     """One cone and a random subspace: far sharper where the cone is small or large.
 
@@ -178,7 +184,7 @@ def _mccoy_tropp_tail(excess: Array, variance: Array) -> Array:
 
 
 def mccoy_tropp_bounds(
-    dimension: Coef, statistical_dimensions: Coef
+    dimension: Numbers, statistical_dimensions: Numbers
 ) -> ProbabilityBounds:
     """Any number of cones: 4 exp(-(excess^2 / 8) / (theta^2 + |excess|)).
 
@@ -207,7 +213,9 @@ def mccoy_tropp_bounds(
     return _bounds(excess, _mccoy_tropp_tail(excess, theta), "McCoy-Tropp")
 
 
-def bennett_bounds(dimension: Coef, statistical_dimensions: Coef) -> ProbabilityBounds:
+def bennett_bounds(
+    dimension: Numbers, statistical_dimensions: Numbers
+) -> ProbabilityBounds:
     """Any number of cones, without a prefactor; a reconstruction.
 
         tail = exp(-theta^2 psi(|excess| / theta^2) / 2),
@@ -249,7 +257,7 @@ def bennett_bounds(dimension: Coef, statistical_dimensions: Coef) -> Probability
 
 
 def central_limit_probability(
-    dimension: Coef, statistical_dimensions: Coef, variances: Coef
+    dimension: Numbers, statistical_dimensions: Numbers, variances: Numbers
 ) -> Array:
     """The prediction of the central limit theorem; not a bound.
 
@@ -283,10 +291,10 @@ def central_limit_probability(
       volumes: Steining the Steiner formula, 2017 (central limit theorem).
     """
     check("variances", variances, lambda x: x >= 0, "numbers of at least 0")
-    if jnp.shape(variances) != jnp.shape(statistical_dimensions):
+    if np.shape(variances) != np.shape(statistical_dimensions):
         raise ValueError(
-            f"variances has shape {jnp.shape(variances)} and statistical_dimensions "
-            f"{jnp.shape(statistical_dimensions)}; expected one of each per cone"
+            f"variances has shape {np.shape(variances)} and statistical_dimensions "
+            f"{np.shape(statistical_dimensions)}; expected one of each per cone"
         )
     _, delta, variances = as_floats(dimension, statistical_dimensions, variances)
     _, excess, _ = _room(dimension, delta)

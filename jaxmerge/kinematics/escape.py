@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxmerge._types import Coef
 from jaxmerge.kinematics._inputs import (
+    Numbers,
     as_floats,
     check,
     check_at_most,
@@ -21,7 +21,7 @@ from jaxmerge.kinematics._inputs import (
 from jaxmerge.kinematics._moments import chi_mean
 
 
-def escape_probability(width: Coef, codimension: Coef) -> Array:
+def escape_probability(width: Numbers, codimension: Numbers) -> Array:
     """How likely a random subspace misses a set on the sphere, at least.
 
         P{ L ∩ S = ∅ } >= 1 - exp(-(a_m - w)^2 / 2)    where w < a_m = E |g_m|
@@ -51,7 +51,7 @@ def escape_probability(width: Coef, codimension: Coef) -> Array:
     return -jnp.expm1(-gap * gap / 2)
 
 
-def gordon_escape_probability(width: Coef, codimension: Coef) -> Array:
+def gordon_escape_probability(width: Numbers, codimension: Numbers) -> Array:
     """Gordon's own constants for `escape_probability`; weaker.
 
         P{ L ∩ S = ∅ } >= 1 - 3.5 exp(-(m / sqrt(m + 1) - w)^2 / 18)
@@ -81,7 +81,7 @@ def gordon_escape_probability(width: Coef, codimension: Coef) -> Array:
 
 
 def _shares(
-    spectrum: Coef, epsilon: Coef, radius: Coef, multiplicities: Coef
+    spectrum: Numbers, epsilon: Numbers, radius: Numbers, multiplicities: Numbers
 ) -> tuple[Array, Array]:
     """The terms r_i^2 / (R^2 + r_i^2) and how often each counts."""
     check(
@@ -94,11 +94,11 @@ def _shares(
     check("epsilon", epsilon, lambda x: x > 0, "a positive loss")
     check("radius", radius, lambda x: x >= 0, "a distance of at least 0")
     if multiplicities is None:
-        multiplicities = np.ones(jnp.shape(spectrum), np.int32)
-    elif jnp.shape(multiplicities) != jnp.shape(spectrum):
+        multiplicities = np.ones(np.shape(spectrum), np.int32)
+    elif np.shape(multiplicities) != np.shape(spectrum):
         raise ValueError(
-            f"multiplicities has shape {jnp.shape(multiplicities)} and spectrum "
-            f"{jnp.shape(spectrum)}; expected one of each per eigenvalue"
+            f"multiplicities has shape {np.shape(multiplicities)} and spectrum "
+            f"{np.shape(spectrum)}; expected one of each per eigenvalue"
         )
     check("multiplicities", multiplicities, lambda x: x >= 0, "numbers of at least 0")
     spectrum, epsilon, radius, counts = as_floats(
@@ -108,11 +108,11 @@ def _shares(
 
 
 def local_angular_dimension_approx(
-    spectrum: Coef,
-    epsilon: Coef,
-    radius: Coef,
+    spectrum: Numbers,
+    epsilon: Numbers,
+    radius: Numbers,
     *,
-    multiplicities: Coef = None,
+    multiplicities: Numbers = None,
 ) -> Array:
     """Larsen's dimension of a quadratic well seen from a distance; an approximation.
 
@@ -150,11 +150,11 @@ def local_angular_dimension_approx(
 
 
 def angular_width_bounds(
-    spectrum: Coef,
-    epsilon: Coef,
-    radius: Coef,
+    spectrum: Numbers,
+    epsilon: Numbers,
+    radius: Numbers,
     *,
-    multiplicities: Coef = None,
+    multiplicities: Numbers = None,
 ) -> tuple[Array, Array]:
     """Larsen's bounds of the width of a projected quadratic well, up to constants.
 
@@ -191,7 +191,7 @@ def angular_width_bounds(
 
 
 def threshold_training_dimension(
-    dimension: Coef, local_angular_dimension: Coef
+    dimension: Numbers, local_angular_dimension: Numbers
 ) -> Array:
     """How many random directions it takes to reach a well: d* = D - d_local.
 

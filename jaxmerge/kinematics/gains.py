@@ -5,10 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxmerge._types import Coef
 from jaxmerge.geometry.estimate import Estimate
 from jaxmerge.kinematics._budgets import USER, WEIGHTS, partial_sum
-from jaxmerge.kinematics._inputs import as_floats, check, require
+from jaxmerge.kinematics._inputs import (
+    Numbers,
+    as_floats,
+    check,
+    require,
+)
 from jaxmerge.kinematics.solver import Root, Threshold, monotone_root, whole_above
 
 
@@ -26,8 +30,8 @@ def _first_crossing(values: Array) -> Root:
 
 def marginal_gain(
     *,
-    gains: Estimate | Coef = None,
-    tolerance: Coef = None,
+    gains: Estimate | Numbers = None,
+    tolerance: Numbers = None,
     relative: bool = True,
 ) -> Threshold:
     """When one more expert adds no more than a share of what the first addition did.
@@ -70,14 +74,15 @@ def marginal_gain(
     require(name, "tolerance", tolerance, USER)
     check("tolerance", tolerance, lambda x: x >= 0, "a number of at least 0")
     mean = gains.mean if isinstance(gains, Estimate) else gains
-    error = gains.stderr if isinstance(gains, Estimate) else jnp.zeros_like(mean)
+    error = gains.stderr if isinstance(gains, Estimate) else 0.0
     check("gains", mean, np.isfinite, "finite numbers")
-    if jnp.ndim(mean) != 1 or jnp.shape(mean)[0] < 1:
+    if np.ndim(mean) != 1 or np.shape(mean)[0] < 1:
         raise ValueError(
-            f"gains has shape {jnp.shape(mean)}; expected `(task - 1,)`, the "
+            f"gains has shape {np.shape(mean)}; expected `(task - 1,)`, the "
             "differences of a curve over the number of experts"
         )
     mean, error, tolerance = as_floats(mean, error, tolerance)
+    error = jnp.broadcast_to(error, mean.shape)
     unit, unit_error = (mean[0], error[0]) if relative else (1.0, 0.0)
     missing = tolerance * unit - mean
     spread = error + tolerance * unit_error

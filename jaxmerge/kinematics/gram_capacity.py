@@ -5,10 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxmerge._types import Coef
 from jaxmerge.kinematics._budgets import CURVATURE, USER, WEIGHTS, partial_sum
 from jaxmerge.kinematics._hull import nearest_in_hull
-from jaxmerge.kinematics._inputs import as_floats, check, require
+from jaxmerge.kinematics._inputs import (
+    Numbers,
+    as_floats,
+    check,
+    require,
+)
 from jaxmerge.kinematics.solver import Root, Threshold, monotone_root, whole_below
 
 
@@ -71,7 +75,7 @@ def _pool_capacity(gram: Array, limit: Array) -> tuple[Root, Array, Array]:
     return root, roots.value[1], roots.value[0]
 
 
-def gram_capacity(*, gram: Coef = None, half_angle: Coef = None) -> Threshold:
+def gram_capacity(*, gram: Numbers = None, half_angle: Numbers = None) -> Threshold:
     """How many of these experts one direction can please; nothing is random.
 
         success of the first T  iff  max over |u| = 1 of min_i cos(u, v_i) >= cos(alpha)

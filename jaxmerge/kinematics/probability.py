@@ -20,22 +20,26 @@ from jax.core import Tracer
 from jax.scipy.special import gammaln
 from jaxtyping import Array
 
-from jaxmerge._types import Coef
-from jaxmerge.kinematics._inputs import as_floats, check, check_dimension
+from jaxmerge.kinematics._inputs import (
+    Numbers,
+    as_floats,
+    check,
+    check_dimension,
+)
 from jaxmerge.kinematics._moments import bennett
 
 
 def _check_volumes(volumes: Any, shape: str) -> None:
-    if jnp.ndim(volumes) != (1 if shape.endswith(",)") else 2):
-        raise ValueError(f"volumes has shape {jnp.shape(volumes)}; expected {shape}")
+    if np.ndim(volumes) != (1 if shape.endswith(",)") else 2):
+        raise ValueError(f"volumes has shape {np.shape(volumes)}; expected {shape}")
     if isinstance(volumes, Tracer):
         return
     values = np.asarray(volumes).astype(np.float64)
     even, odd = values[..., ::2].sum(-1), values[..., 1::2].sum(-1)
     # Gauss and Bonnet: both are 1/2; for a subspace, one is 1.
-    wrong = np.abs(even + odd - 1) > 1e-3
-    wrong |= (np.abs(even - odd) > 1e-3) & (np.abs(even - odd) < 1 - 1e-3)
-    if np.min(values) < -1e-5 or np.any(wrong):
+    gap = np.abs(even - odd)
+    right = (np.abs(even + odd - 1) < 1e-3) & ((gap < 1e-3) | (gap > 1 - 1e-3))
+    if not (np.all(values > -1e-5) and np.all(right)):
         raise ValueError(
             "volumes are no intrinsic volumes of convex cones: each row is nonnegative "
             "and sums to 1, its even entries to 1/2 (to 0 or 1 for a subspace); "
@@ -67,7 +71,7 @@ def _share_a_ray(laws: Array, subspaces: Array) -> Array:
     return jnp.clip(jnp.where(subspaces, step, halves), 0.0, 1.0)
 
 
-def intersection_probabilities(volumes: Coef) -> Array:
+def intersection_probabilities(volumes: Numbers) -> Array:
     """Probability that the first T of several randomly rotated cones share a ray.
 
         P{ C_1 ∩ Q_2 C_2 ∩ ... ∩ Q_T C_T ≠ {0} } = 2 h_((T-1)d+1)(C_1 x ... x C_T),
@@ -102,7 +106,7 @@ def intersection_probabilities(volumes: Coef) -> Array:
     return _share_a_ray(_codimension_laws(volumes), subspaces)
 
 
-def crofton_probability(volumes: Coef, subspace_dimension: Coef) -> Array:
+def crofton_probability(volumes: Numbers, subspace_dimension: Numbers) -> Array:
     """Probability that a random subspace meets a cone in more than the origin.
 
         P{ C ∩ Q L_n ≠ {0} } = 2 h_(d-n+1)(C)
@@ -139,14 +143,14 @@ def crofton_probability(volumes: Coef, subspace_dimension: Coef) -> Array:
         f"whole numbers from 0 to {dimension}",
     )
     first = dimension + 1 - jnp.asarray(subspace_dimension).astype(jnp.int32)[..., None]
-    index = jnp.arange(dimension + 1)
+    index = jnp.arange(dimension + 1, dtype=jnp.int32)
     beyond = index >= first
     halves = jnp.where(beyond & ((index - first) % 2 == 0), 2 * volumes, 0.0).sum(-1)
     step = jnp.where(beyond, volumes, 0.0).sum(-1)
     return jnp.clip(jnp.where(_is_subspace(volumes), step, halves), 0.0, 1.0)
 
 
-def subspace_intersection(dimension: Coef, subspace_dimensions: Coef) -> Array:
+def subspace_intersection(dimension: Numbers, subspace_dimensions: Numbers) -> Array:
     """Whether random subspaces share a line, almost surely: a step, not a transition.
 
         1{ sum of the codimensions d - n_i < d }
@@ -169,7 +173,7 @@ def subspace_intersection(dimension: Coef, subspace_dimensions: Coef) -> Array:
     return (used < dimension).astype(used.dtype)
 
 
-def expected_sum_dimensions(volumes: Coef) -> Array:
+def expected_sum_dimensions(volumes: Numbers) -> Array:
     """Expected statistical dimension of the sum of randomly rotated cones.
 
         E delta(Q_1 C_1 + ... + Q_T C_T) = E min(V_1 + ... + V_T, d)
@@ -204,7 +208,7 @@ def expected_sum_dimensions(volumes: Coef) -> Array:
     return dimension - jnp.sum(laws[:, :dimension] * missing, axis=-1)
 
 
-def expected_intersection_dimensions(volumes: Coef) -> Array:
+def expected_intersection_dimensions(volumes: Numbers) -> Array:
     """Expected statistical dimension of what randomly rotated cones have in common.
 
         E delta(Q_1 C_1 ∩ ... ∩ Q_T C_T) = E (V_1 + ... + V_T - (T - 1) d)_+
@@ -241,7 +245,7 @@ def _stirling_error(n: Array) -> Array:
     return jnp.where(n < 16, gammaln(small + 1) - stirling, terms / large)
 
 
-def wendel_probability(num_vectors: Coef, dimension: int) -> Array:
+def wendel_probability(num_vectors: Numbers, dimension: int) -> Array:
     """Probability that random half-spaces share a ray: N of them in R^d.
 
         P = 2^(1-N) sum over k < d of C(N - 1, k)
@@ -281,7 +285,7 @@ def wendel_probability(num_vectors: Coef, dimension: int) -> Array:
     return jnp.where(num <= dimension, 1.0, jnp.exp(log_term).sum(-1))
 
 
-def cover_capacity(dimension: Coef) -> Array:
+def cover_capacity(dimension: Numbers) -> Array:
     """How many random half-spaces fill a space: 2d, where Wendel's probability is 1/2.
 
     Args:

@@ -7,9 +7,9 @@ narrower as they are added up (R-4), and optima that disagree (R-5).
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from jaxmerge._types import Coef
 from jaxmerge.kinematics._budgets import (
     CURVATURE,
     USER,
@@ -17,6 +17,7 @@ from jaxmerge.kinematics._budgets import (
     require_cones,
 )
 from jaxmerge.kinematics._inputs import (
+    Numbers,
     as_floats,
     check,
     check_at_most,
@@ -29,10 +30,10 @@ from jaxmerge.kinematics.solver import Threshold, monotone_root, whole_below
 
 def common_direction_capacity(
     *,
-    dimension: Coef = None,
-    statistical_dimensions: Coef = None,
-    search_dimension: Coef = None,
-    eta: Coef = None,
+    dimension: Numbers = None,
+    statistical_dimensions: Numbers = None,
+    search_dimension: Numbers = None,
+    eta: Numbers = None,
 ) -> Threshold:
     """How many tasks have a common low-loss direction in a family; R-3.
 
@@ -89,12 +90,12 @@ def common_direction_capacity(
 
 
 def joint_well_dimension(
-    num_experts: Coef,
-    spectrum: Coef,
-    epsilon: Coef,
-    radius: Coef,
+    num_experts: Numbers,
+    spectrum: Numbers,
+    epsilon: Numbers,
+    radius: Numbers,
     *,
-    multiplicities: Coef = None,
+    multiplicities: Numbers = None,
 ) -> Array:
     """Larsen's dimension of the joint well of N tasks alike; a reconstruction (R-4).
 
@@ -140,11 +141,11 @@ def _lost_directions(num: Array, args: tuple[Array, ...]) -> Array:
 
 def quadratic_wells_capacity(
     *,
-    spectrum: Coef = None,
-    epsilon: Coef = None,
-    radius: Coef = None,
-    search_dimension: Coef = None,
-    multiplicities: Coef = None,
+    spectrum: Numbers = None,
+    epsilon: Numbers = None,
+    radius: Numbers = None,
+    search_dimension: Numbers = None,
+    multiplicities: Numbers = None,
 ) -> Threshold:
     """How many tasks' joint well a family of merges still reaches; R-4.
 
@@ -190,10 +191,10 @@ def quadratic_wells_capacity(
     require(name, "radius", radius, "the distance from the merge point to the minimum")
     require(name, "search_dimension", search_dimension, USER)
     check_dimension("search_dimension", search_dimension)
-    if jnp.ndim(spectrum) != 1:
-        raise ValueError(f"spectrum has shape {jnp.shape(spectrum)}; expected `(n,)`")
+    if np.ndim(spectrum) != 1:
+        raise ValueError(f"spectrum has shape {np.shape(spectrum)}; expected `(n,)`")
     if multiplicities is None:
-        multiplicities = jnp.ones_like(jnp.asarray(spectrum))
+        multiplicities = np.ones(np.shape(spectrum), np.int32)
     spectrum, epsilon, radius, m, counts = as_floats(
         spectrum, epsilon, radius, search_dimension, multiplicities
     )
@@ -220,7 +221,7 @@ def quadratic_wells_capacity(
     )
 
 
-def conflict_floor(disagreement: Coef, num_experts: Coef) -> Array:
+def conflict_floor(disagreement: Numbers, num_experts: Numbers) -> Array:
     """The least joint loss of N tasks whose optima differ; a reconstruction (R-5).
 
         E min_w (1/N) sum_i (w - w_i)' H (w - w_i) / 2 = v (1 - 1/N),
@@ -255,7 +256,7 @@ def _overshoot(num: Array, args: tuple[Array, Array]) -> Array:
 
 
 def conflict_capacity(
-    *, disagreement: Coef = None, tolerance: Coef = None
+    *, disagreement: Numbers = None, tolerance: Numbers = None
 ) -> Threshold:
     """How many tasks fit below a loss if their optima differ; a reconstruction (R-5).
 

@@ -8,15 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxmerge._types import Coef
 from jaxmerge.geometry.estimate import Estimate
 from jaxmerge.kinematics._budgets import USER
-from jaxmerge.kinematics._inputs import as_floats, check, require
+from jaxmerge.kinematics._inputs import (
+    Numbers,
+    as_floats,
+    check,
+    require,
+)
 from jaxmerge.kinematics.gains import marginal_gain
 from jaxmerge.kinematics.solver import Threshold, whole_above
 
 
-def width_ceiling(radius: Coef, num_experts: Coef, rank: Coef) -> Array:
+def width_ceiling(radius: Numbers, num_experts: Numbers, rank: Numbers) -> Array:
     """Upper bound of the width of all averages of the experts; a reconstruction (R-0).
 
         w(conv{tau_1, ..., tau_N}) <= R min(sqrt(2 log N), sqrt(rank))
@@ -52,7 +56,7 @@ def width_ceiling(radius: Coef, num_experts: Coef, rank: Coef) -> Array:
     return radius * jnp.minimum(finite, jnp.sqrt(rank))
 
 
-def adapter_saturation(rank: Coef, rows: Coef, columns: Coef) -> Threshold:
+def adapter_saturation(rank: Numbers, rows: Numbers, columns: Numbers) -> Threshold:
     """How many low-rank adapters fill a layer; a reconstruction (R-0).
 
         T* = min(rows, columns) / rank
@@ -97,7 +101,7 @@ def _exact(value: Array, definition: str, needed: tuple[str, ...]) -> Threshold:
 
 
 def scaling_law_threshold(
-    *, amplitude: Coef = None, offset: Coef = None, tolerance: Coef = None
+    *, amplitude: Numbers = None, offset: Numbers = None, tolerance: Numbers = None
 ) -> Threshold:
     """When the merging scaling law promises less than a tolerance; R-6.
 
@@ -142,9 +146,9 @@ def scaling_law_threshold(
 
 def rescaled_gain_threshold(
     *,
-    gains: Estimate | Coef = None,
-    density: Coef = None,
-    tolerance: Coef = None,
+    gains: Estimate | Numbers = None,
+    density: Numbers = None,
+    tolerance: Numbers = None,
 ) -> Threshold:
     """The marginal threshold of experts divided by a density; a reconstruction (R-7).
 

@@ -19,10 +19,10 @@ or for their mean, where the order is random.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array
 
-from jaxmerge._types import Coef
 from jaxmerge.kinematics._budgets import (
     CURVATURE,
     DIMENSION,
@@ -33,6 +33,7 @@ from jaxmerge.kinematics._budgets import (
     require_cones,
 )
 from jaxmerge.kinematics._inputs import (
+    Numbers,
     as_floats,
     check,
     check_at_most,
@@ -52,9 +53,9 @@ from jaxmerge.kinematics.windows import bernstein_window
 
 def intersection_capacity(
     *,
-    dimension: Coef = None,
-    statistical_dimensions: Coef = None,
-    eta: Coef = None,
+    dimension: Numbers = None,
+    statistical_dimensions: Numbers = None,
+    eta: Numbers = None,
 ) -> Threshold:
     """How many experts' cones still share a direction, if they are oriented at random.
 
@@ -110,10 +111,10 @@ def _shortage(count: Array, args: tuple[Array, ...]) -> Array:
 
 def transition(
     *,
-    dimension: Coef = None,
-    statistical_dimensions: Coef = None,
-    variances: Coef = None,
-    eta: Coef = None,
+    dimension: Numbers = None,
+    statistical_dimensions: Numbers = None,
+    variances: Numbers = None,
+    eta: Numbers = None,
 ) -> Threshold:
     """Where success is an even bet, and between which numbers of experts it changes.
 
@@ -151,10 +152,10 @@ def transition(
     require(name, "variances", variances, CURVATURE)
     check("variances", variances, lambda x: x >= 0, "numbers of at least 0")
     check("eta", eta, lambda x: x < 0.5, "a probability in (0, 1/2)")
-    if jnp.shape(variances) != jnp.shape(statistical_dimensions):
+    if np.shape(variances) != np.shape(statistical_dimensions):
         raise ValueError(
-            f"variances has shape {jnp.shape(variances)} and statistical_dimensions "
-            f"{jnp.shape(statistical_dimensions)}; expected one of each per expert"
+            f"variances has shape {np.shape(variances)} and statistical_dimensions "
+            f"{np.shape(statistical_dimensions)}; expected one of each per expert"
         )
     d, delta, variances, eta = as_floats(
         dimension, statistical_dimensions, variances, eta
@@ -187,9 +188,9 @@ def transition(
 
 def span_saturation(
     *,
-    dimension: Coef = None,
-    statistical_dimensions: Coef = None,
-    eta: Coef = None,
+    dimension: Numbers = None,
+    statistical_dimensions: Numbers = None,
+    eta: Numbers = None,
 ) -> Threshold:
     """How many randomly oriented cones it takes until their sum is the whole space.
 
@@ -229,9 +230,9 @@ def span_saturation(
 
 def random_direction(
     *,
-    dimension: Coef = None,
-    statistical_dimension: Coef = None,
-    eta: Coef = None,
+    dimension: Numbers = None,
+    statistical_dimension: Numbers = None,
+    eta: Numbers = None,
 ) -> Threshold:
     """How many random directions it takes to hit one cone: here more experts help.
 

@@ -11,13 +11,18 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jaxtyping import Array
 
-from jaxmerge._types import Coef
-from jaxmerge.kinematics._inputs import as_floats, check, check_dimension, check_eta
+from jaxmerge.kinematics._inputs import (
+    Numbers,
+    as_floats,
+    check,
+    check_dimension,
+    check_eta,
+)
 from jaxmerge.kinematics._moments import bennett
 from jaxmerge.kinematics.solver import monotone_root
 
 
-def published_constant(eta: Coef) -> Array:
+def published_constant(eta: Numbers) -> Array:
     """The constant a of the published formula: sqrt(8 log(4 / eta)).
 
     The half-width for two cones is a sqrt(d).
@@ -43,7 +48,7 @@ def published_constant(eta: Coef) -> Array:
     return jnp.sqrt(8 * jnp.log(4 / eta))
 
 
-def preprint_constant(eta: Coef) -> Array:
+def preprint_constant(eta: Numbers) -> Array:
     """The constant of early preprints: 4 sqrt(log(4 / eta)), sqrt(2) times wider.
 
     Args:
@@ -67,7 +72,7 @@ def preprint_constant(eta: Coef) -> Array:
     return 4 * jnp.sqrt(jnp.log(4 / eta))
 
 
-def sharper_constant(eta: Coef) -> Array:
+def sharper_constant(eta: Numbers) -> Array:
     """The constant that `bennett_bounds` gives: 2 sqrt(log(1 / eta)); a reconstruction.
 
     For two cones on both sides of the transition, for more on the side where they
@@ -95,7 +100,7 @@ def sharper_constant(eta: Coef) -> Array:
     return 2 * jnp.sqrt(jnp.log(1 / eta))
 
 
-def mccoy_tropp_window(theta_squared: Coef, eta: Coef) -> Array:
+def mccoy_tropp_window(theta_squared: Numbers, eta: Numbers) -> Array:
     """Half-width for T cones: 4 L + sqrt(16 L^2 + 8 L theta^2), L = log(4 / eta).
 
     Args:
@@ -119,7 +124,7 @@ def mccoy_tropp_window(theta_squared: Coef, eta: Coef) -> Array:
     return 4 * log + jnp.sqrt(16 * log * log + 8 * log * theta)
 
 
-def bernstein_window(theta_squared: Coef, eta: Coef) -> Array:
+def bernstein_window(theta_squared: Numbers, eta: Numbers) -> Array:
     """Half-width in closed form: 2L/3 + sqrt(4 L^2 / 9 + 4 L theta^2), L = log(1/eta).
 
     A reconstruction: `bennett_window` with psi(u) >= u^2 / (2 + 2u/3).
@@ -151,7 +156,7 @@ def _missing_tail(u: Array, args: tuple[Array, Array]) -> Array:
     return theta * bennett(u) / 2 - log
 
 
-def bennett_window(theta_squared: Coef, eta: Coef) -> Array:
+def bennett_window(theta_squared: Numbers, eta: Numbers) -> Array:
     """Half-width at which `bennett_bounds` has the tail eta; a reconstruction.
 
         theta^2 psi(lambda / theta^2) / 2 = log(1 / eta)
@@ -187,7 +192,7 @@ def bennett_window(theta_squared: Coef, eta: Coef) -> Array:
     return theta * root.value
 
 
-def central_limit_window(variance: Coef, eta: Coef) -> Array:
+def central_limit_window(variance: Numbers, eta: Numbers) -> Array:
     """Half-width by the central limit theorem: z sqrt(Var), Phi(-z) = eta; no bound.
 
     Args:
@@ -214,7 +219,7 @@ def central_limit_window(variance: Coef, eta: Coef) -> Array:
     return -ndtri(eta).astype(variance.dtype) * jnp.sqrt(variance)
 
 
-def capacity_window(dimension: Coef, eta: Coef) -> tuple[Array, Array]:
+def capacity_window(dimension: Numbers, eta: Numbers) -> tuple[Array, Array]:
     """How much codimension fits for sure, and how much for sure does not.
 
         sum c_i <= d - 2 sqrt(d L)                          =>  P >= 1 - eta
@@ -251,7 +256,7 @@ def capacity_window(dimension: Coef, eta: Coef) -> tuple[Array, Array]:
 
 
 def _variance_and_log(
-    name: str, variance: Coef, eta: Coef, prefactor: float
+    name: str, variance: Numbers, eta: Numbers, prefactor: float
 ) -> tuple[Array, Array]:
     check(name, variance, lambda x: x >= 0, "numbers of at least 0")
     check_eta(eta)
