@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxmerge.curvature import (
     Matrix,
@@ -223,6 +224,21 @@ def test_one_program_for_all_experts(key):
     together = jax.jit(jax.vmap(spectrum, in_axes=(0, None)))(experts, x)
     for i in range(2):
         np.testing.assert_allclose(together.nodes[i], alone[i].nodes, rtol=1e-3)
+
+
+def test_sharded_parameters_give_the_same_spectrum(key):
+    """On a mesh whose axes the compiler propagates (`AxisType.Auto`)."""
+    quartic = lambda params, x: jnp.mean((x @ params) ** 4)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(12, 16)), jnp.float32)
+    run = jax.jit(
+        lambda params: spectral_density(
+            hessian_vector_product(quartic, params, x, batch_size=5), key, 2, 3
+        )
+    )
+    params = jnp.ones(16)
+    mesh = jax.make_mesh((8,), ("shard",), axis_types=(AxisType.Auto,))
+    split = jax.device_put(params, NamedSharding(mesh, PartitionSpec("shard")))
+    np.testing.assert_allclose(run(split).nodes, run(params).nodes, rtol=1e-4)
 
 
 @pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
