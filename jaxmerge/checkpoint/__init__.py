@@ -5,6 +5,7 @@ from jaxmerge.checkpoint.errors import (
     RecipeError as RecipeError,
 )
 from jaxmerge.checkpoint.execute import Progress as Progress
+from jaxmerge.checkpoint.grams import Grams as Grams, gram as gram
 from jaxmerge.checkpoint.hub import resolve_model as resolve_model
 from jaxmerge.checkpoint.merge import Report as Report, merge as merge
 from jaxmerge.checkpoint.names import (
