@@ -9,7 +9,6 @@ from jaxmerge import kinematics
 from jaxmerge.geometry.estimate import Estimate
 from tests.kinematics.reference import circular_volumes, half_angle, moments
 
-
 # Outside of `jit`, each operation would be a program of its own.
 CAPACITY = jax.jit(
     lambda dimension, deltas: kinematics.intersection_capacity(
