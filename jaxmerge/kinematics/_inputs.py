@@ -37,6 +37,20 @@ def as_floats(*values: Any) -> tuple[Array, ...]:
     return tuple(array.astype(dtype) for array in arrays)
 
 
+def subtract(dimension: Numbers, statistical_dimensions: Numbers) -> Array:
+    """Codimensions d - delta; of concrete numbers in float64, where nothing cancels.
+
+    In a space of 10^9 dimensions float32 cannot tell codimensions below 64 from 0.
+    """
+    d, delta = as_floats(dimension, statistical_dimensions)
+    if isinstance(dimension, Tracer) or isinstance(statistical_dimensions, Tracer):
+        return d - delta
+    wide = [
+        np.asarray(v).astype(np.float64) for v in (dimension, statistical_dimensions)
+    ]
+    return jnp.asarray((wide[0] - wide[1]).astype(delta.dtype))
+
+
 def check(
     name: str, value: Any, allowed: Callable[[np.ndarray], Any], expected: str
 ) -> None:

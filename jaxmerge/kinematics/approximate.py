@@ -26,6 +26,7 @@ from jaxmerge.kinematics._inputs import (
     check,
     check_at_most,
     check_cones,
+    subtract,
 )
 from jaxmerge.kinematics._moments import bennett
 
@@ -55,10 +56,10 @@ def _room(
             "statistical_dimensions has shape "
             f"{np.shape(statistical_dimensions)}; expected `(task,)`, one per cone"
         )
-    dimension, delta = as_floats(dimension, statistical_dimensions)
-    codimensions = dimension - delta
+    d, delta = as_floats(dimension, statistical_dimensions)
+    codimensions = subtract(dimension, statistical_dimensions).astype(delta.dtype)
     theta = jnp.sum(jnp.minimum(delta, codimensions))
-    return dimension, dimension - jnp.sum(codimensions), theta
+    return d, d - jnp.sum(codimensions), theta
 
 
 def _bounds(excess: Array, tail: Array, statement: str) -> ProbabilityBounds:
@@ -296,8 +297,8 @@ def central_limit_probability(
             f"variances has shape {np.shape(variances)} and statistical_dimensions "
             f"{np.shape(statistical_dimensions)}; expected one of each per cone"
         )
-    _, delta, variances = as_floats(dimension, statistical_dimensions, variances)
-    _, excess, _ = _room(dimension, delta)
+    _, _, variances = as_floats(dimension, statistical_dimensions, variances)
+    _, excess, _ = _room(dimension, statistical_dimensions)
     excess = excess.astype(variances.dtype)
     total = jnp.sum(variances)
     spread = total > 0

@@ -23,6 +23,7 @@ from jaxmerge.kinematics._inputs import (
     check_at_most,
     check_dimension,
     require,
+    subtract,
 )
 from jaxmerge.kinematics.escape import local_angular_dimension_approx
 from jaxmerge.kinematics.solver import Threshold, monotone_root, whole_below
@@ -85,7 +86,12 @@ def common_direction_capacity(
         "eta: user",
     )
     return budget_threshold(
-        d - delta, m, eta, last=True, definition=name, needed=needed
+        subtract(dimension, statistical_dimensions).astype(delta.dtype),
+        m,
+        eta,
+        last=True,
+        definition=name,
+        needed=needed,
     )
 
 

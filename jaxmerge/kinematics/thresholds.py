@@ -40,6 +40,7 @@ from jaxmerge.kinematics._inputs import (
     check_dimension,
     check_eta,
     require,
+    subtract,
 )
 from jaxmerge.kinematics.solver import (
     Root,
@@ -69,7 +70,8 @@ def intersection_capacity(
     Args:
       dimension: the ambient dimension d.
       statistical_dimensions: delta_i of each expert's cone of acceptable directions,
-        `(task,)` in merging order, or one number for all; in [0, d].
+        `(task,)` in merging order, or one number for all; in [0, d]. Of very large d
+        give both as Python or float64 numbers: float32 cannot hold d - 1 at d = 10^9.
       eta: the probability with which the interval's claims may fail, in (0, 1).
 
     Returns:
@@ -96,7 +98,12 @@ def intersection_capacity(
     d, delta, eta = as_floats(dimension, statistical_dimensions, eta)
     needed = ("dimension: user", "statistical_dimensions: curvature", "eta: user")
     return budget_threshold(
-        d - delta, d, eta, last=True, definition=name, needed=needed
+        subtract(dimension, statistical_dimensions).astype(delta.dtype),
+        d,
+        eta,
+        last=True,
+        definition=name,
+        needed=needed,
     )
 
 
@@ -162,10 +169,11 @@ def transition(
     )
 
     def crossing(shift: Array) -> Root:
-        args = d - delta, variances, d, shift
+        args = codimensions, variances, d, shift
         start = jnp.zeros_like(d)
         return monotone_root(_shortage, args, lower=start, upper=start + 1, last=True)
 
+    codimensions = subtract(dimension, statistical_dimensions).astype(delta.dtype)
     z = -ndtri(eta)
     root = jax.vmap(crossing)(jnp.stack([jnp.zeros_like(z), -z, z]))
     value, low, high = root.value
@@ -278,7 +286,7 @@ def random_direction(
         "statistical_dimension", statistical_dimension, "dimension", dimension
     )
     d, delta, eta = as_floats(dimension, statistical_dimension, eta)
-    value = d - delta
+    value = subtract(dimension, statistical_dimension).astype(d.dtype)
     half_width = bernstein_window(jnp.minimum(delta, value), eta)
     return Threshold(
         value,

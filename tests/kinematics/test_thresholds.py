@@ -84,6 +84,16 @@ def test_capacity_keeps_experts_that_cost_nothing():
     assert not bool(beyond.saturated)
 
 
+def test_codimensions_of_a_large_space_do_not_cancel():
+    threshold = kinematics.intersection_capacity(
+        dimension=10**9, statistical_dimensions=10**9 - 100.0, eta=0.1
+    )
+    assert threshold.value.dtype == jnp.float32
+    np.testing.assert_allclose(threshold.value, 1e7, rtol=1e-6)
+    bounds = kinematics.bennett_bounds(1e9, np.array([0.5e9 + 2e5, 0.5e9]))
+    assert float(bounds.lower) > 0.99
+
+
 def test_no_codimension_is_no_limit():
     threshold = kinematics.intersection_capacity(
         dimension=10.0, statistical_dimensions=10.0, eta=0.1
