@@ -116,7 +116,7 @@ def _search(gram: Array, b: Array, step: Array, ridge: Array) -> tuple[Array, Ar
         return count + 1, a, ahead, momentum, done
 
     zero = jnp.zeros_like(b)
-    one = jnp.ones((), b.dtype)
+    one = jnp.ones_like(b[0])
     start = (jnp.int32(0), zero, zero, one, _is_optimal(gram, b, zero))
     unsolved = lambda state: (state[0] < _ROUNDS) & ~state[-1]
     _, a, _, _, certified = lax.while_loop(unsolved, one_round, start)

@@ -82,13 +82,14 @@ class Orthant(Cone):
 def _onto_circular(along: Array, across: Array, cosine: Any, sine: Any) -> Any:
     """The projection's coordinate on the axis and its factor on what is across it."""
     radius = norm(across)
-    reach = cosine * along + sine * radius  # of g along the nearest ray
-    outside = (reach > 0) & (sine * along < cosine * radius)
-    scale = sine * reach / jnp.where(outside, radius, 1.0)
-    inside = (reach > 0).astype(along.dtype)
+    reach = jnp.maximum(cosine * along + sine * radius, 0.0)  # on the nearest ray
+    # Programs may round `reach` here in one way and there in another, so nothing may
+    # depend on its sign: at the polar's boundary both ways are nearly 0.
+    inside = (sine * along >= cosine * radius) & (along >= 0) & (reach > 0)
+    scale = sine * reach / jnp.where(radius > 0, radius, 1.0)
     return (
-        jnp.where(outside, cosine * reach, inside * along),
-        jnp.where(outside, scale, inside),
+        jnp.where(inside, along, cosine * reach),
+        jnp.where(inside, 1.0, scale),
     )
 
 

@@ -40,8 +40,8 @@ def circular_dimension(dimension: int, angle: Coef) -> Array:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> f"{circular_dimension(10, jnp.pi / 6):.4f}"
-      '2.9836'
+      >>> f"{circular_dimension(10, jnp.pi / 6):.3f}"
+      '2.984'
 
     References:
       Amelunxen, Lotz, McCoy, Tropp, Living on the edge, 2014, proposition 3.4.

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxmerge._checks import is_concrete
 from jaxmerge._types import Coef, pytree
@@ -51,10 +51,11 @@ def _differentiable_height(along: Real, across: Array, axes: Array) -> Real:
     """
     fixed = lax.stop_gradient(_height(*lax.stop_gradient((along, across, axes))))
     reach = _reach(fixed, axes, along, across)
-    square = jnp.sum(reach * reach)
+    least = jnp.finfo(along.dtype).tiny
+    square = jnp.maximum(jnp.sum(reach * reach), least)
     still_axes, still_along = lax.stop_gradient((axes, along))
     falls = (1 + still_axes**2) / (fixed * (1 + still_axes**2) - still_along)
-    slope = jnp.sum(lax.stop_gradient(reach) ** 2 * falls)
+    slope = jnp.maximum(jnp.sum(lax.stop_gradient(reach) ** 2 * falls), least)
     total = lax.stop_gradient(square)
     # d(s^(-1/2)) = slope s^(-3/2) d(height), and s = 1 is where to go.
     return fixed + (1 - lax.rsqrt(square)) * total**1.5 / slope
@@ -120,10 +121,11 @@ class EllipsoidalCone(Cone):
         along, across = g[0], g[1:]
         inside = along >= norm(across / axes)
         polar = -along >= norm(across * axes)
-        outside = ~(inside | polar)
-        # A point that is surely outside stands in where the answer is not asked for.
-        z = jnp.where(outside, along, 0.0)
-        y = jnp.where(outside, across, 1.0)
+        # Points on the axis have no height. Others have one that holds on to what is
+        # inside and to the polar, where it does not matter how their bounds round.
+        lone = jnp.sum(across * across) <= 1e-24 * along * along
+        z = jnp.where(lone, 0.0, along)
+        y = jnp.where(lone, 1.0, across)
         height = _differentiable_height(z, y, axes)
         nearest = height * axes * _reach(height, axes, z, y)
         found = jnp.concatenate([height[None], nearest])
@@ -132,8 +134,8 @@ class EllipsoidalCone(Cone):
 
 
 def ellipsoid_cone(
-    semi_axes: Float[Array, " dimension"],
-    apex: Float[Array, " dimension"],
+    semi_axes: Array,
+    apex: Array,
     *,
     rotated: bool = True,
 ) -> EllipsoidalCone:

@@ -37,10 +37,13 @@ def _pooled_blocks(g: Array) -> Array:
         top = top + push.astype(jnp.int32) - pool.astype(jnp.int32)
         return read + push.astype(jnp.int32), top, sums, counts
 
-    start = (jnp.int32(0), jnp.int32(0), jnp.zeros_like(g), jnp.ones_like(g))
+    none = jnp.zeros_like(g[0], dtype=jnp.int32)
+    start = (none, none, jnp.zeros_like(g), jnp.ones_like(g))
     _, top, _, counts = lax.fori_loop(0, 2 * d - 1, step, start)
-    sizes = jnp.where(jnp.arange(d) < top, counts.astype(jnp.int32), 0)
-    return jnp.searchsorted(jnp.cumsum(sizes), jnp.arange(d), side="right")
+    index = jnp.arange(d, dtype=jnp.int32)
+    sizes = jnp.where(index < top, counts.astype(jnp.int32), 0)
+    ends = jnp.cumsum(sizes, dtype=jnp.int32)
+    return jnp.searchsorted(ends, index, side="right")
 
 
 @pytree
