@@ -3,7 +3,13 @@
 The names here are the public API and the only promise of stability.
 `jaxmerge.checkpoint` works on files, `jaxmerge.ranks` selects by magnitude;
 `jaxmerge.transforms` and `jaxmerge.combine` are the parts that recipes are made of.
+
+`jaxmerge.geometry`, `jaxmerge.kinematics`, `jaxmerge.curvature` and `jaxmerge.diagnose`
+say why more experts fail, and are imported when they are first used.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from jaxmerge import (
     checkpoint as checkpoint,
@@ -46,4 +52,20 @@ from jaxmerge.recipes import (
     ties as ties,
 )
 
+if TYPE_CHECKING:
+    from jaxmerge import (
+        curvature as curvature,
+        diagnose as diagnose,
+        geometry as geometry,
+        kinematics as kinematics,
+    )
+
 __version__ = "0.1.0"
+
+_THEORY = ("curvature", "diagnose", "geometry", "kinematics")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _THEORY:
+        return importlib.import_module(f"jaxmerge.{name}")
+    raise AttributeError(f"module 'jaxmerge' has no attribute {name!r}")

@@ -57,7 +57,7 @@ class Grams:
         return self.matrices.sum(axis=0)
 
     def by_layer(self) -> dict[str, np.ndarray]:
-        """Sums over the tensors of each layer, `(T, T)`, in order.
+        """Sums over the tensors of each layer, `(T, T)`, by name and number.
 
         A tensor's layer is its name up to the first number in it; a tensor without one
         is a layer of its own.
@@ -72,7 +72,11 @@ class Grams:
             numbered = re.match(r"(?:.*?\.)?\d+(?=\.|$)", name)
             layer = numbered.group(0) if numbered else name
             layers[layer] = layers.get(layer, 0.0) + matrix
-        return layers
+        parts = lambda name: [
+            (part.isdigit(), int(part) if part.isdigit() else part)
+            for part in name.split(".")
+        ]
+        return {name: layers[name] for name in sorted(layers, key=parts)}
 
 
 @jax.jit

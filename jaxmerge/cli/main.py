@@ -121,6 +121,35 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
     add("--cache", type=Path, metavar="DIR", help="the Hugging Face cache")
 
 
+def _add_saturation(commands: argparse._SubParsersAction) -> None:
+    saturation = commands.add_parser(
+        "saturation",
+        help="measure how fast experts fill the space that they span",
+        description="Measure the geometry of task vectors: norms, cosines, effective "
+        "ranks, the Gaussian width of k experts, and every threshold T* whose inputs "
+        "are given. Thresholds are reconstructions; see docs/kinematics.md.",
+    )
+    saturation.add_argument("base", help="a path, or a name in the cache")
+    saturation.add_argument("experts", nargs="+", help="fine-tuned from it")
+    add = saturation.add_argument
+    add("--tolerance", type=float, help="share of the first gain that is negligible")
+    add(
+        "--half-angle",
+        type=float,
+        metavar="DEGREES",
+        help="how far from its task vector an expert still works",
+    )
+    add("--dimension", type=float, help="of the space that task vectors have to fill")
+    add("--eta", type=float, help="probability with which an interval may be wrong")
+    add("--symmetric", action="store_true", help="take the hull with the negatives")
+    add("--samples", type=int, default=4096, help="random directions (default 4096)")
+    add("--seed", type=int, default=0, help="of the directions (default 0)")
+    add("--figure", type=Path, metavar="FILE", help="draw the curve, such as to x.png")
+    add("--json", action="store_true", help="print everything as JSON")
+    add("--quiet", "-q", action="store_true", help="show no progress")
+    add("--cache", type=Path, metavar="DIR", help="the Hugging Face cache")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -131,6 +160,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_merge(commands)
     _add_inspect(commands)
+    _add_saturation(commands)
     return parser
 
 
@@ -163,6 +193,10 @@ def _run(arguments: argparse.Namespace) -> None:
         from jaxmerge.cli.merge import run_merge
 
         run_merge(arguments, ignored_options(arguments))
+    elif arguments.command == "saturation":
+        from jaxmerge.cli.saturation import run_saturation
+
+        run_saturation(arguments)
     else:
         from jaxmerge.cli.inspect import run_inspect
 

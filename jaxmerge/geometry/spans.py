@@ -21,9 +21,11 @@ from jaxmerge.geometry.convex import ConvexSet, Data, Real, norm
 
 
 def gram_factor(gram: Array) -> Float[Array, "T T"]:
-    """Rows of R^T that have a given Gram matrix, also a singular one.
+    """Rows of R^T that have a given Gram matrix, also a singular one: its square root.
 
-    Eigenvalues below `T * eps` of the largest are rounding; they count as zero.
+    Of all such rows the symmetric square root is the one that depends continuously on
+    the matrix, so that rounding in it changes no sample by more. Eigenvalues below
+    `T * eps` of the largest are rounding; they count as zero.
 
     Args:
       gram: symmetric and positive semidefinite up to rounding.
@@ -41,7 +43,10 @@ def gram_factor(gram: Array) -> Float[Array, "T T"]:
         raise ValueError(f"a Gram matrix is square; this one has shape {gram.shape}")
     values, vectors = jnp.linalg.eigh(gram)
     least = gram.shape[-1] * float(jnp.finfo(gram.dtype).eps) * values[..., -1:]
-    return vectors * jnp.sqrt(jnp.where(values > least, values, 0.0))[..., None, :]
+    roots = jnp.where(
+        values > least, jnp.sqrt(jnp.where(values > least, values, 1.0)), 0.0
+    )
+    return (vectors * roots) @ vectors.T
 
 
 @pytree
