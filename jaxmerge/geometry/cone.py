@@ -29,6 +29,16 @@ class Cone(abc.ABC):
       shape: of its points.
       size: the dimension of the space.
       workspace: how many floats a projection holds beyond a few copies of its point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> class Line(Cone):
+      ...     shape = (2,)
+      ...
+      ...     def _project(self, g):
+      ...         return g.at[1].set(0.0)
+      >>> Line().project(jnp.array([3.0, -4.0]))
+      Array([3., 0.], dtype=float32)
     """
 
     @property

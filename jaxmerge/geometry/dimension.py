@@ -39,6 +39,10 @@ class ProjectionMoments:
       dimension: E V, the statistical dimension.
       variance: Var V, between 0 and twice the lesser of E V and d - E V; its estimate
         may lie outside.
+
+    Example:
+      >>> ProjectionMoments(Estimate.exact(10.0), Estimate.exact(5.0)).variance.mean
+      Array(5., dtype=float32, weak_type=True)
     """
 
     dimension: Estimate

@@ -67,6 +67,11 @@ def test_projections_lie_in_the_descent_cone(rng):
         assert np.all(trace <= 1e-12)
 
 
+@jax.jit
+def dimension(cone, key):
+    return statistical_dimension(cone, key=key, num_samples=4000)
+
+
 def random_direction(d):
     x = np.random.default_rng(0).standard_normal(d)
     return x / np.linalg.norm(x)
@@ -89,8 +94,7 @@ def test_the_table_of_ellipsoids(name, key):
     axes, apex = jnp.asarray(axes, jnp.float32), jnp.asarray(apex, jnp.float32)
     larsen = local_angular_dimension_approximation(axes, distance)
     assert abs(larsen - approximation) < 0.008 * approximation
-    run = jax.jit(lambda cone: statistical_dimension(cone, key=key, num_samples=4000))
-    result = run(ellipsoid_cone(axes, apex, rotated=False))
+    result = dimension(ellipsoid_cone(axes, apex, rotated=False), key)
     assert abs(result.mean - delta) < 4 * result.stderr + 0.02 * delta
     assert result.mean > larsen
 
