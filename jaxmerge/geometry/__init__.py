@@ -67,6 +67,7 @@ from jaxmerge.geometry.gram import (
     effective_ranks as effective_ranks,
     gram as gram,
 )
+from jaxmerge.geometry.hill import HillPlot as HillPlot, hill as hill
 from jaxmerge.geometry.matrices import (
     GroupL1Ball as GroupL1Ball,
     LowRankHessian as LowRankHessian,
@@ -98,6 +99,14 @@ from jaxmerge.geometry.spans import (
     Zonotope as Zonotope,
     equicorrelated as equicorrelated,
     gram_factor as gram_factor,
+)
+from jaxmerge.geometry.tails import (
+    TailSums as TailSums,
+    kurtosis as kurtosis,
+    participation_ratio as participation_ratio,
+    sparsity_ratio as sparsity_ratio,
+    tail_mass as tail_mass,
+    tail_sums as tail_sums,
 )
 from jaxmerge.geometry.volumes import (
     circular_intrinsic_volumes as circular_intrinsic_volumes,
