@@ -63,8 +63,9 @@ class Saturation:
       parameters: how many the model has, of those that are merged.
       whole: of the whole model.
       layers: of each layer, by name.
-      order: in which each next expert adds the most width.
-      order_width: the width of the hull of its first k experts.
+      order: in which each next expert adds the most width to the hull of the task
+        vectors and their negatives: at least 1 - 1/e of the best choice, for every k.
+      order_width: W of its first k experts.
       ceiling: an upper bound of W(k) for any number of such experts.
       thresholds: every T* that the inputs determine, by definition.
       missing: for every other definition, what it needs.
@@ -87,14 +88,18 @@ class Saturation:
 def _measure(
     gram: jax.Array, key: PRNGKey, *, num_samples: int, symmetric: bool
 ) -> tuple[Any, ...]:
-    samples = geometry.gram_samples(
-        gram, key=key, num_samples=num_samples, symmetric=symmetric
+    draw = functools.partial(
+        geometry.gram_samples, gram, key=key, num_samples=num_samples
     )
+    samples, both = draw(symmetric=symmetric), draw(symmetric=True)
+    # One point has no width, so that only hulls with negatives have a first expert.
+    order, _ = geometry.greedy_order(both)
     return (
         geometry.effective_ranks(gram),
         geometry.subset_width(samples),
         geometry.marginal_gains(samples),
-        *geometry.greedy_order(samples),
+        order,
+        geometry.order_width(samples[:, order]).mean,
     )
 
 

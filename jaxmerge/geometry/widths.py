@@ -34,7 +34,9 @@ def gram_samples(
     """Support functions of T vectors in the same random directions, from their Gram.
 
     These are what `subset_width`, `marginal_gains` and `greedy_order` make curves of.
-    They cost T^2 operations a sample, whatever the dimension of the vectors.
+    They cost T^2 operations a sample, whatever the dimension of the vectors. Vectors
+    are taken about their mean, unless with their negatives: no width of a hull depends
+    on where it lies, and what all vectors share would only be noise in it.
 
     Args:
       gram: `(T, T)`.
@@ -46,7 +48,7 @@ def gram_samples(
       mesh: as for `width_samples`.
 
     Returns:
-      `<g, v_t>`, or its magnitude if symmetric.
+      `<g, v_t - mean>`, or `|<g, v_t>|` if symmetric.
 
     Raises:
       ValueError: if the matrix is not square, or the method is unknown.
@@ -57,7 +59,8 @@ def gram_samples(
       (5, 3)
     """
     _check_method(method)
-    members = (_Vectors(gram_factor(gram)),)
+    rows = gram_factor(gram)
+    members = (_Vectors(rows if symmetric else rows - jnp.mean(rows, axis=0)),)
     samples = _heights(
         members, key, num=num_samples, method=method, batch_bytes=batch_bytes, mesh=mesh
     )[:, 0]

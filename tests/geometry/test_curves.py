@@ -29,10 +29,12 @@ def hull_samples(
 def test_gram_samples_are_those_of_single_vectors():
     gram = jnp.asarray(pool(3) @ pool(3).T, jnp.float32)
     sets = [geo.Hull(row[None]) for row in geo.gram_factor(gram)]
-    one_by_one = geo.width_samples(sets, key=KEY, num_samples=9)
-    np.testing.assert_allclose(
-        hull_samples(pool(3), 9), one_by_one, rtol=1e-4, atol=1e-5
-    )
+    h = geo.width_samples(sets, key=KEY, num_samples=9)
+    about_mean = h - jnp.mean(h, axis=1, keepdims=True)
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    np.testing.assert_allclose(hull_samples(pool(3), 9), about_mean, **close)
+    both = hull_samples(pool(3), 9, symmetric=True)
+    np.testing.assert_allclose(both, jnp.abs(h), **close)
 
 
 def test_subset_averages_equal_the_enumeration_of_subsets():
