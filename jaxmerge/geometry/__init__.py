@@ -110,12 +110,12 @@ from jaxmerge.geometry.tails import (
 )
 from jaxmerge.geometry.volumes import (
     circular_intrinsic_volumes as circular_intrinsic_volumes,
-    half_tails as half_tails,
     intrinsic_volumes as intrinsic_volumes,
     product_intrinsic_volumes as product_intrinsic_volumes,
     rays_intrinsic_volumes as rays_intrinsic_volumes,
-    tails as tails,
+    volumes_half_tails as volumes_half_tails,
     volumes_mean as volumes_mean,
+    volumes_tails as volumes_tails,
     volumes_variance as volumes_variance,
 )
 from jaxmerge.geometry.widths import (

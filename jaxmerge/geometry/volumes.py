@@ -209,7 +209,7 @@ def volumes_variance(volumes: np.ndarray) -> float:
     return float((np.arange(len(volumes)) - volumes_mean(volumes)) ** 2 @ volumes)
 
 
-def tails(volumes: np.ndarray) -> np.ndarray:
+def volumes_tails(volumes: np.ndarray) -> np.ndarray:
     """The tails t_k = v_k + v_(k+1) + ..., the law of the random dimension.
 
     Args:
@@ -219,13 +219,13 @@ def tails(volumes: np.ndarray) -> np.ndarray:
       t, `(dimension + 2,)`, from t_0 = 1 to t_(d+1) = 0.
 
     Example:
-      >>> tails(np.array([0.25, 0.5, 0.25]))
+      >>> volumes_tails(np.array([0.25, 0.5, 0.25]))
       array([1.  , 0.75, 0.25, 0.  ])
     """
     return np.append(np.cumsum(volumes[::-1])[::-1], 0.0)
 
 
-def half_tails(volumes: np.ndarray) -> np.ndarray:
+def volumes_half_tails(volumes: np.ndarray) -> np.ndarray:
     """The half-tails h_k = v_k + v_(k+2) + v_(k+4) + ...
 
     They are what kinematic formulas are made of: a subspace of codimension m in general
@@ -239,7 +239,7 @@ def half_tails(volumes: np.ndarray) -> np.ndarray:
       h, `(dimension + 2,)`, to h_(d+1) = 0.
 
     Example:
-      >>> half_tails(np.array([0.25, 0.5, 0.25]))
+      >>> volumes_half_tails(np.array([0.25, 0.5, 0.25]))
       array([0.5 , 0.5 , 0.25, 0.  ])
 
     References:

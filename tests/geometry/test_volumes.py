@@ -17,12 +17,12 @@ from jaxmerge.geometry import (
     ProductCone,
     SecondOrderCone,
     circular_intrinsic_volumes,
-    half_tails,
     intrinsic_volumes,
     product_intrinsic_volumes,
     rays_intrinsic_volumes,
-    tails,
+    volumes_half_tails,
     volumes_mean,
+    volumes_tails,
     volumes_variance,
 )
 
@@ -101,7 +101,7 @@ def test_tails_interlace():
     product = product_intrinsic_volumes(
         circular_intrinsic_volumes(9, 0.7), intrinsic_volumes(Orthant(6))
     )
-    t, h = tails(product), half_tails(product)
+    t, h = volumes_tails(product), volumes_half_tails(product)
     assert t[0] == pytest.approx(1)
     assert (t[-1], h[-1]) == (0, 0)
     np.testing.assert_allclose(h[:-2] - h[2:], product[:-1], atol=1e-15)
@@ -111,7 +111,7 @@ def test_tails_interlace():
     assert np.all(2 * h[1:] <= t[:-1] + 1e-15)
     # Two orthants of six dimensions, one turned at random, share a ray half the time.
     pair = product_intrinsic_volumes(*[intrinsic_volumes(Orthant(6))] * 2)
-    assert 2 * half_tails(pair)[7] == pytest.approx(0.5)
+    assert 2 * volumes_half_tails(pair)[7] == pytest.approx(0.5)
 
 
 def test_deviations_of_the_random_dimension():
