@@ -25,14 +25,21 @@ checkpoint.merge(merger, base=f"{root}/base", experts=experts, out=out)
 """
 
 
+BY_COMMAND = ["-m", "jaxmerge.cli.main", "merge", "{recipe}", "{out}", "--quiet"]
+BY_LIBRARY = ["-c", LIBRARY, "{root}", "{out}"]
+
+
 @pytest.mark.oracle
-def test_transformers_runs_a_streamed_merge_of_its_own_folders():
+@pytest.mark.parametrize("merge", [BY_COMMAND, BY_LIBRARY], ids=["command", "library"])
+def test_transformers_runs_a_streamed_merge_of_its_own_folders(merge: list[str]):
     oracle = os.environ.get("JAXMERGE_ORACLE_PYTHON")
     if oracle is None:
         pytest.skip("JAXMERGE_ORACLE_PYTHON names no interpreter")
-    merge = [sys.executable, "-c", LIBRARY, "{root}", "{out}"]
     done = subprocess.run(
-        [oracle, CHECK, *merge], capture_output=True, text=True, check=False
+        [oracle, CHECK, sys.executable, *merge],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("the merge agrees\n"), done.stdout

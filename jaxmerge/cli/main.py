@@ -1,7 +1,6 @@
 """`jaxmerge`: the arguments, the commands, and the exit codes.
 
-0 done, 1 failed, 2 bad usage or recipe, 130 interrupted. Nothing here imports jax, so
-that help and bad usage answer at once.
+0 done, 1 failed, 2 bad usage or recipe, 130 interrupted.
 """
 
 import argparse
