@@ -32,6 +32,14 @@ from jaxmerge.geometry.cones import (
     SecondOrderCone as SecondOrderCone,
 )
 from jaxmerge.geometry.convex import ConvexSet as ConvexSet
+from jaxmerge.geometry.coverage import (
+    Comparison as Comparison,
+    Coverage as Coverage,
+    CoverageSums as CoverageSums,
+    compare as compare,
+    coverage as coverage,
+    largest_product as largest_product,
+)
 from jaxmerge.geometry.curves import (
     greedy_order as greedy_order,
     marginal_gains as marginal_gains,
