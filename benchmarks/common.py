@@ -26,6 +26,8 @@ class Preset:
       experts: numbers of experts.
       dtypes: storage dtypes.
       selection: numbers of elements from which the largest are selected.
+      width_vectors: task vectors whose hull's width is estimated.
+      width_dimension: their number of entries.
       layers: of the checkpoint that is merged on disk.
       hidden: its width.
       vocabulary: its rows of embeddings.
@@ -40,6 +42,8 @@ class Preset:
     experts: tuple[int, ...] = (3, 8)
     dtypes: tuple[str, ...] = ("bfloat16", "float32")
     selection: tuple[int, ...] = (1 << 22,)
+    width_vectors: int = 64
+    width_dimension: int = 10**6
     layers: int = 14
     hidden: int = 1024
     vocabulary: int = 32000
@@ -56,6 +60,8 @@ PRESETS = {
         experts=(3,),
         dtypes=("bfloat16",),
         selection=(1 << 10,),
+        width_vectors=4,
+        width_dimension=1000,
         layers=1,
         hidden=16,
         vocabulary=64,

@@ -23,6 +23,14 @@ def test_smoke_preset_measures_every_recipe_everywhere(tmp_path):
     assert (tmp_path / "results.png").stat().st_size > 10_000
 
 
+def test_widths_reach_the_precision_that_is_timed(tmp_path):
+    path = run("smoke", ["widths"], tmp_path, tmp_path / "checkpoints")
+    records = {r["name"]: r for r in read(path) if r["kind"] == "widths"}
+    assert set(records) == {"direct", "gram", "curve"}
+    assert records["curve"]["relative_stderr"] <= 1e-3
+    assert records["gram"]["samples"] > records["direct"]["samples"]
+
+
 def test_a_streamed_merge_in_its_own_process(tmp_path):
     path = run("smoke", ["streamed", "ties"], tmp_path, tmp_path / "checkpoints")
     record = list(read(path))[-1]
