@@ -26,3 +26,10 @@ def test_the_yaml_example_is_a_recipe():
     recipe = parse_recipe(blocks("yaml")[0])
     assert recipe.base is not None
     assert len(recipe.experts) == 2
+
+
+def test_the_saturation_example_runs():
+    scope: dict = {}
+    exec(blocks("python")[0] + blocks("python")[2], scope)
+    assert scope["found"].whole.width.mean.shape == (3,)
+    assert "gram_capacity" in scope["found"].missing
