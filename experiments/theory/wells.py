@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from experiments.theory import style
 from experiments.theory.config import Config
 from experiments.theory.measure import claim
-from jaxmerge import geometry
+from jaxmerge import geometry, kinematics
 
 NAME = "v5_wells"
 QUESTION = "How many random directions does it take to hit a well, and who knows?"
@@ -84,7 +84,9 @@ def _well(config: Config, index: int) -> dict[str, Any]:
             num_samples=config.dimension_samples,
         )
         approximation = float(
-            geometry.local_angular_dimension_approximation(jnp.asarray(axes), distance)
+            kinematics.local_angular_dimension_approx(
+                1 / jnp.asarray(axes) ** 2, 0.5, distance
+            )
         )
     hits = _first_hits(rng, canonical, config.well_trials)
     cumulative = np.mean(hits[:, None] <= np.arange(DIMENSION + 1), axis=0)

@@ -65,7 +65,6 @@ from jaxmerge.geometry.dimension_formulas import (
 from jaxmerge.geometry.ellipsoidal import (
     EllipsoidalCone as EllipsoidalCone,
     ellipsoid_cone as ellipsoid_cone,
-    local_angular_dimension_approximation as local_angular_dimension_approximation,
 )
 from jaxmerge.geometry.estimate import Estimate as Estimate
 from jaxmerge.geometry.gram import (

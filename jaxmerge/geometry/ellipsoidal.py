@@ -6,7 +6,6 @@ directions are needed to hit it. A sum over the spectrum approximates it, for el
 that are far away; here is the cone itself.
 """
 
-import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from jax import lax
 from jaxtyping import Array
 
 from jaxmerge._checks import is_concrete
-from jaxmerge._types import Coef, pytree
+from jaxmerge._types import pytree
 from jaxmerge.geometry.cone import Cone, Data, Real, check_values
 from jaxmerge.geometry.convex import norm
 
@@ -199,36 +198,3 @@ def ellipsoid_cone(
     ratio = jnp.where(everything, 1.0, -values[:-1] / positive)
     axes = jnp.sqrt(jnp.maximum(ratio, rounding**2))
     return EllipsoidalCone(axes, basis, everything)
-
-
-def local_angular_dimension_approximation(semi_axes: Coef, distance: Coef) -> Array:
-    r"""Larsen's estimate of an ellipsoid's statistical dimension, seen from far away.
-
-        sum_i r_i^2 / (R^2 + r_i^2)
-
-    It holds for ellipsoids much smaller than their distance and a result much larger
-    than 1: the statistical dimension of a unit ball at 1.5 in 200 dimensions is 89, the
-    approximation 62. `statistical_dimension(ellipsoid_cone(...))` is exact.
-
-    Args:
-      semi_axes: r, `(dimension,)`.
-      distance: R, from the centre of the ellipsoid; positive.
-
-    Returns:
-      The approximation, between 0 and the dimension.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> f"{local_angular_dimension_approximation(jnp.ones(200), 1.5):.2f}"
-      '61.54'
-
-    References:
-      Larsen, Fort, Becker, Ganguli, How many degrees of freedom do we need to train
-      deep networks: a loss landscape perspective, 2022, section 3.
-    """
-    check_values(
-        "the distance", distance, lambda x: (x > 0) & (x < math.inf), "a positive one"
-    )
-    axes = jnp.asarray(semi_axes)
-    ratio = axes / jnp.asarray(distance, axes.dtype)
-    return jnp.sum(ratio * ratio / (1 + ratio * ratio))

@@ -12,9 +12,9 @@ from jaxmerge.geometry import (
     LInfDescentCone,
     NuclearDescentCone,
     ellipsoid_cone,
-    local_angular_dimension_approximation,
     statistical_dimension,
 )
+from jaxmerge.kinematics import local_angular_dimension_approx
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -92,7 +92,7 @@ def test_the_table_of_ellipsoids(name, key):
     axes, distance, delta, approximation = ELLIPSOIDS[name]
     apex = distance * random_direction(200)
     axes, apex = jnp.asarray(axes, jnp.float32), jnp.asarray(apex, jnp.float32)
-    larsen = local_angular_dimension_approximation(axes, distance)
+    larsen = local_angular_dimension_approx(1 / axes**2, 0.5, distance)
     assert abs(larsen - approximation) < 0.008 * approximation
     result = dimension(ellipsoid_cone(axes, apex, rotated=False), key)
     assert abs(result.mean - delta) < 4 * result.stderr + 0.02 * delta
@@ -153,7 +153,5 @@ def test_refusals_are_sentences():
         ellipsoid_cone(jnp.ones(3), jnp.ones(2))
     with pytest.raises(ValueError, match="expected positive numbers"):
         ellipsoid_cone(jnp.array([1.0, -1.0]), jnp.ones(2))
-    with pytest.raises(ValueError, match="the distance is 0.0; expected"):
-        local_angular_dimension_approximation(jnp.ones(3), 0.0)
     with pytest.raises(ValueError, match="dimension of at least 2"):
         EllipsoidalCone(jnp.ones(0)).project(jnp.ones(1))
