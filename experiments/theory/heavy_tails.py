@@ -32,6 +32,7 @@ MAPS: dict[str, Any] = {
     "power 3": transforms.SignedPower(3.0),
     "Student t5": transforms.StudentTail(5.0),
     "Student t3": transforms.StudentTail(3.0),
+    "Student t3 by rank": transforms.StudentTail(3.0, scale="rank"),
     "Student t1.5": transforms.StudentTail(1.5),
     "Tukey h = 0.2": transforms.TukeyH(0.2),
     "trim 0.5": transforms.TrimRescale(0.5),
@@ -49,12 +50,22 @@ DRAWN = (
     "DARE 0.2",
     "Student t1.5",
 )
+CORRELATED = (
+    "identity (scalar control)",
+    "power 2",
+    "power 3",
+    "trim 0.2",
+    "Student t3",
+    "Student t3 by rank",
+    "sign",
+)
 DENSITIES = (0.7, 0.5, 0.2, 0.1)
 # Where a name stands beside its point, in points; right of it if not told.
 PLACES = {
     "identity (scalar control)": (-5, -11),
     "power 0.5": (-5, 4),
     "Student t3": (-5, -9),
+    "Student t3 by rank": (-5, 3),
     "Student t5": (-5, -9),
     "Tukey h = 0.2": (5, 2),
     "DARE 0.5": (-5, 4),
@@ -172,14 +183,7 @@ def _hulls(config: Config, shared_outliers: bool) -> list[dict[str, Any]]:
         own = rng.standard_normal((number, size))
         experts = cosine**0.5 * common + (1 - cosine) ** 0.5 * own
     rows = []
-    names = [
-        "identity (scalar control)",
-        "power 2",
-        "power 3",
-        "trim 0.2",
-        "Student t3",
-    ]
-    for name in [*names, "sign"]:
+    for name in CORRELATED:
         key = jax.random.key(config.seed)
         deltas = jnp.asarray(experts, jnp.float32)
         mapped = _apply(MAPS[name], deltas, key, number)

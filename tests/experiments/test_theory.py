@@ -17,10 +17,13 @@ from experiments.theory.measure import (
 from experiments.theory.run import PARTS, main, report
 
 SMOKE = PRESETS["smoke"]
+SLOW = ("v3", "v5", "v7-tails")  # many programs to compile
 
 
-@pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(p, marks=[pytest.mark.slow] if p in SLOW else []) for p in PARTS],
+)
 def test_the_claims_hold_and_the_figure_needs_results_only(name, tmp_path):
     arguments = ["--only", name, "--preset", "smoke", "--out", str(tmp_path)]
     assert main(arguments) == 0
