@@ -101,7 +101,7 @@ class EllipsoidalCone(Cone):
         return (dimension,)
 
     def _project(self, g: Array) -> Array:
-        if not (is_concrete(self.everything) and np.all(self.everything)):
+        if not (is_concrete(self.everything) and np.all(np.asarray(self.everything))):
             check_values(
                 "a semi-axis",
                 self.semi_axes,

@@ -98,6 +98,8 @@ class StudentTail:
         order nu and more grow with the tensor. Infinity is the identity.
         Differentiable.
       scale: the unit: `"robust"`, `"rms"`, or `"rank"`; see `quantiles.standardize`.
+        Where all experts have a few outliers in common, only `"rank"` keeps them from
+        growing without bound and aligning the experts.
       match: the norm that is restored, `"l2"`, `"l1"` or `"none"`.
 
     Example:

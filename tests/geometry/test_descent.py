@@ -11,6 +11,7 @@ from jaxmerge.geometry import (
     L1DescentCone,
     LInfDescentCone,
     NuclearDescentCone,
+    circular_dimension,
     ellipsoid_cone,
     statistical_dimension,
 )
@@ -155,3 +156,10 @@ def test_refusals_are_sentences():
         ellipsoid_cone(jnp.array([1.0, -1.0]), jnp.ones(2))
     with pytest.raises(ValueError, match="dimension of at least 2"):
         EllipsoidalCone(jnp.ones(0)).project(jnp.ones(1))
+
+
+def test_a_cone_seen_from_an_apex_needs_no_jit(key):
+    cone = ellipsoid_cone(jnp.ones(5), 2.0 * jnp.eye(5)[0])
+    delta = statistical_dimension(cone, key=key, num_samples=400)
+    exact = circular_dimension(5, float(np.arcsin(0.5)))
+    assert abs(delta.mean - exact) < 4 * delta.stderr
