@@ -10,8 +10,9 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/python -m experiments.more_experts --preset quick
 
+# One file is one worker's: its tests share fixtures and compiled programs.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not oracle and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not oracle and not gpu"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow"
