@@ -88,11 +88,16 @@ ELLIPSOIDS = {
 }
 
 
+@pytest.mark.parametrize("x64", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ELLIPSOIDS)
-def test_the_table_of_ellipsoids(name, key):
-    axes, distance, delta, approximation = ELLIPSOIDS[name]
+def test_the_table_of_ellipsoids(name, x64, key):
+    with jax.enable_x64(x64):
+        check_ellipsoid(*ELLIPSOIDS[name], key)
+
+
+def check_ellipsoid(axes, distance, delta, approximation, key):
     apex = distance * random_direction(200)
-    axes, apex = jnp.asarray(axes, jnp.float32), jnp.asarray(apex, jnp.float32)
+    axes, apex = jnp.asarray(axes), jnp.asarray(apex)
     larsen = local_angular_dimension_approx(1 / axes**2, 0.5, distance)
     assert abs(larsen - approximation) < 0.008 * approximation
     result = dimension(ellipsoid_cone(axes, apex, rotated=False), key)

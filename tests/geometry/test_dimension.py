@@ -67,16 +67,15 @@ ROWS = {
         8000,
     ),
 }
-SINGLE = ("monotone 100", "circular wide", "product")
+LONG = ("monotone 100", "circular wide", "product")
 
 
 @pytest.mark.parametrize(
     ("row", "x64"),
     [
-        (row, x64)
+        pytest.param(row, x64, marks=[pytest.mark.slow] * (x64 and row in LONG))
         for row in ROWS
         for x64 in (False, True)
-        if not x64 or row not in SINGLE
     ],
 )
 def test_rows_of_known_dimension(row, x64, key):
@@ -106,14 +105,27 @@ def test_the_spread_of_the_semidefinite_cone(key):
     assert result.variance.stderr < 3
 
 
-def test_nuclear_descent_cones(key):
-    result = dimension(NuclearDescentCone(20, 40, 4), key=key, num_samples=400)
-    # The formula is that of large matrices; measured, 1 to 1.5 above it.
-    assert abs(result.mean - (380.22 + 1.2)) < 4 * result.stderr + 1
-    assert result.stderr < 1.5
+IN_FLOAT64 = pytest.mark.parametrize(
+    "x64", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 
 
-def test_l1_descent_cones_lie_under_the_curve(key):
+@IN_FLOAT64
+def test_nuclear_descent_cones(x64, key):
+    with jax.enable_x64(x64):
+        result = dimension(NuclearDescentCone(20, 40, 4), key=key, num_samples=400)
+        # The formula is that of large matrices; measured, 1 to 1.5 above it.
+        assert abs(result.mean - (380.22 + 1.2)) < 4 * result.stderr + 1
+        assert result.stderr < 1.5
+
+
+@IN_FLOAT64
+def test_l1_descent_cones_lie_under_the_curve(x64, key):
+    with jax.enable_x64(x64):
+        check_l1_descent_cones(key)
+
+
+def check_l1_descent_cones(key):
     expected = {5: 19.851, 10: 32.337, 20: 50.516, 30: 63.877, 50: 82.359, 70: 93.303}
     points = jnp.stack([jnp.where(jnp.arange(100) < s, 1.0, 0.0) for s in expected])
     run = lambda point: statistical_dimension(

@@ -115,8 +115,14 @@ def test_gram_matrices_of_rank_below_their_size(key):
     assert stats.ks_2samp(direct, law).pvalue > 1e-3
 
 
-def test_random_rays_fill_half_of_their_number(key):
+@pytest.mark.parametrize("x64", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_random_rays_fill_half_of_their_number(x64, key):
     """E delta = E min(Bin(T, 1/2), d), over the rays and the points."""
+    with jax.enable_x64(x64):
+        check_random_rays(key)
+
+
+def check_random_rays(key):
     known = {10: 5.0, 30: 14.967, 40: 18.746, 60: 19.995}
     rays, points = jax.random.split(key)
     vectors = jax.random.normal(rays, (200, 60, 20))
@@ -125,7 +131,7 @@ def test_random_rays_fill_half_of_their_number(key):
     for num, delta in known.items():
         assert abs(volumes_mean(rays_intrinsic_volumes(num, 20)) - delta) < 1e-3
         # Rays of length 0 are no rays.
-        some = (np.arange(60) < num).astype(np.float32)[:, None]
+        some = (np.arange(60) < num).astype(vectors.dtype)[:, None]
         squares = np.asarray(run(vectors * some, points))
         assert abs(squares.mean() - delta) < 4 * squares.std() / 200**0.5
 

@@ -122,14 +122,14 @@ KNOWN = {
 
 
 @functools.cache
-def known_samples(wide: bool) -> dict[str, np.ndarray]:
-    """Samples of all sets, those of one space and number in one program."""
+def known_samples(wide: bool, few: bool) -> dict[str, np.ndarray]:
+    """Samples of the sets with few or many of them, those of one space together."""
     spaces = collections.defaultdict(dict)
     samples = {}
     with jax.enable_x64(wide):
         cast = lambda x: jnp.asarray(np.asarray(x), jnp.float64 if wide else None)
         for name, (make, _, _, num) in KNOWN.items():
-            if not (wide and num <= 1000):  # the same code as in float32, and slow
+            if (num <= 1000) == few:
                 known = make(cast)
                 spaces[known.shape, num][name] = known
         for (_, num), sets in spaces.items():
@@ -141,12 +141,15 @@ def known_samples(wide: bool) -> dict[str, np.ndarray]:
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("name", "wide"),
-    [(name, False) for name in KNOWN]
-    + [(name, True) for name, (_, _, _, num) in KNOWN.items() if num > 1000],
+    [
+        pytest.param(name, wide, marks=[pytest.mark.slow] * (wide and num <= 1000))
+        for name, (_, _, _, num) in KNOWN.items()
+        for wide in (False, True)
+    ],
 )
 def test_width_is_the_known_one(name: str, wide: bool):
     _, known, slack, num = KNOWN[name]
-    samples = known_samples(wide)[name]
+    samples = known_samples(wide, num <= 1000)[name]
     assert samples.shape == (num,)
     stderr = samples.std(ddof=1) / math.sqrt(num)
     assert abs(samples.mean() - known) < 4 * stderr + slack + 2e-6 * known
