@@ -1,6 +1,6 @@
 """Checks made while tracing, or before: what was expected, what came, what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,24 @@ from jax.core import Tracer
 def is_concrete(x: Any) -> bool:
     """Whether a value can be looked at now, that is, is no tracer."""
     return not isinstance(x, Tracer)
+
+
+def check_values(
+    name: str, value: Any, allowed: Callable[[np.ndarray], Any], expected: str
+) -> None:
+    """Refuses concrete numbers outside their range; NaN is outside of every range.
+
+    Args:
+      name: what the numbers are called, for the error.
+      value: a number or an array; a traced one passes.
+      allowed: from float64 numbers to whether each is in the range.
+      expected: the range in words.
+
+    Raises:
+      ValueError: naming what was expected.
+    """
+    if is_concrete(value) and not np.all(allowed(np.asarray(value, np.float64))):
+        raise ValueError(f"{name} is {value}; expected {expected}")
 
 
 def check_key(key: Any) -> None:

@@ -135,24 +135,7 @@ def compute(config: Config) -> dict[str, Any]:
 
 def _draw_case(axes: Any, case: dict[str, Any]) -> None:
     counts = case["counts"]
-    axes.fill_between(
-        counts,
-        case["published_lower"],
-        case["published_upper"],
-        color=style.ORANGE,
-        alpha=0.18,
-        linewidth=0,
-        label="McCoy–Tropp bounds (AMLT's for T cones)",
-    )
-    axes.fill_between(
-        counts,
-        case["bennett_lower"],
-        case["bennett_upper"],
-        color=style.SKY,
-        alpha=0.35,
-        linewidth=0,
-        label="Bennett bounds (reconstruction)",
-    )
+    style.bounds(axes, counts, case, "McCoy–Tropp bounds (AMLT's for T cones)")
     axes.plot(counts, case["exact"], color=style.BLUE, linewidth=1.6, label="exact")
     axes.plot(
         counts,

@@ -115,24 +115,7 @@ def compute(config: Config) -> dict[str, Any]:
 
 def _draw_case(axes: Any, results: dict[str, Any], case: dict[str, Any]) -> None:
     counts = results["counts"]
-    axes.fill_between(
-        counts,
-        results["published_lower"],
-        results["published_upper"],
-        color=style.ORANGE,
-        alpha=0.18,
-        linewidth=0,
-        label="McCoy–Tropp bounds",
-    )
-    axes.fill_between(
-        counts,
-        results["bennett_lower"],
-        results["bennett_upper"],
-        color=style.SKY,
-        alpha=0.35,
-        linewidth=0,
-        label="Bennett bounds (reconstruction)",
-    )
+    style.bounds(axes, counts, results, "McCoy–Tropp bounds")
     axes.plot(
         counts, results["exact"], color=style.BLUE, linewidth=1.6,
         label="kinematics, exact for random cones",

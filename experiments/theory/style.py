@@ -32,6 +32,24 @@ def label(axes: Axes, x: str, y: str, title: str) -> None:
     axes.set_title(title, fontsize=9.5, loc="left")
 
 
+def bounds(
+    axes: Axes, counts: Sequence[float], case: Mapping[str, Any], published: str
+) -> None:
+    """The bands of the published and of our bounds; `published` labels the first."""
+    ours = "Bennett bounds (reconstruction)"
+    bands = [("published", ORANGE, 0.18, published), ("bennett", SKY, 0.35, ours)]
+    for name, color, alpha, text in bands:
+        axes.fill_between(
+            counts,
+            case[f"{name}_lower"],
+            case[f"{name}_upper"],
+            color=color,
+            alpha=alpha,
+            linewidth=0,
+            label=text,
+        )
+
+
 def points(
     axes: Axes,
     x: Sequence[float],

@@ -9,10 +9,9 @@ tensors in float64. LoRA adapters stay factored.
 
 import contextlib
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +21,11 @@ from jaxtyping import Array
 
 from jaxmerge._leaf import arithmetic_dtype
 from jaxmerge._trees import LowRank
-from jaxmerge.checkpoint._reading import Progress, describe
+from jaxmerge.checkpoint._pieces import Piece
+from jaxmerge.checkpoint._reading import Progress, Read, Reader, describe
 from jaxmerge.checkpoint.errors import CheckpointError
-from jaxmerge.checkpoint.merge import PathLike
 from jaxmerge.checkpoint.plan import Output, Plan, make_plan
-from jaxmerge.checkpoint.safetensors import aligned_empty
-from jaxmerge.checkpoint.source import Source, open_source
+from jaxmerge.checkpoint.source import PathLike, Source, enter_source
 from jaxmerge.recipes import task_arithmetic
 
 _PIECE_BYTES = 32 << 20  # of all experts' pieces in float32
@@ -87,104 +85,53 @@ def _gram_of_piece(base: Array, experts: tuple[Array, ...]) -> Array:
     return jnp.matmul(rows, rows.T, precision=lax.Precision.HIGHEST)
 
 
-class _Piece(NamedTuple):
-    """Elements `start` to `stop` of an output, in arrays of `length`."""
-
-    output: Output
-    start: int
-    stop: int
-    length: int
-
-
-def _pieces(plan: Plan) -> Iterator[_Piece]:
-    longest = _PIECE_BYTES // (4 * len(plan.experts))
-    longest = min(_MOST, max(_LEAST, 1 << (longest.bit_length() - 1)))
-    for output in plan.outputs:
-        if output.program is None or _is_factored(output):
-            continue
-        size = output.info.size
-        length = min(longest, max(_LEAST, 1 << max(size - 1, 0).bit_length()))
-        for start in range(0, size, length):
-            yield _Piece(output, start, min(start + length, size), length)
-
-
 def _is_factored(output: Output) -> bool:
     return any(p.name is None or p.pair is not None for p in output.experts)
 
 
-def _read_piece(plan: Plan, piece: _Piece, buffers: list[np.ndarray]) -> list[Any]:
-    """The base's and the experts' parts of a piece, padded with zeros."""
-    assert piece.output.base is not None
-    arrays = []
-    for part, buffer in zip(
-        (piece.output.base, *piece.output.experts), buffers, strict=True
-    ):
-        source, name = plan.source(part), part.name
-        assert name is not None
-        itemsize = source.info(name).dtype.itemsize
-        own = buffer[: piece.length * itemsize]
-        try:
-            source.read_range(name, piece.start, piece.stop, out=own)
-        except OSError as error:
-            raise CheckpointError(
-                f"{piece.output.info.name!r} could not be read from "
-                f"{describe(plan, part)}: {error}"
-            ) from error
-        own[(piece.stop - piece.start) * itemsize :] = 0
-        arrays.append(own.view(source.info(name).dtype))
-    return arrays
+def _pieces(plan: Plan, size: int) -> Iterator[Piece]:
+    """Pieces of a tensor, so short that those of all experts are `_PIECE_BYTES`."""
+    longest = _PIECE_BYTES // (4 * len(plan.experts))
+    longest = min(_MOST, max(_LEAST, 1 << (longest.bit_length() - 1)))
+    length = min(longest, max(_LEAST, 1 << max(size - 1, 0).bit_length()))
+    for start in range(0, size, length):
+        yield Piece(start, min(start + length, size), length)
 
 
-def _read_ahead(plan: Plan) -> Generator[tuple[_Piece, list[Any]], None, None]:
-    """The pieces with their arrays, of which the next are read meanwhile."""
-    longest = max((piece.length for piece in _pieces(plan)), default=0)
-    buffers = [
-        [aligned_empty(8 * longest) for _ in range(len(plan.experts) + 1)]
-        for _ in range(2)
-    ]
-    with ThreadPoolExecutor(1, thread_name_prefix="jaxmerge-read") as thread:
-        pending = None
-        for i, piece in enumerate(_pieces(plan)):
-            future = thread.submit(_read_piece, plan, piece, buffers[i % 2])
-            if pending is not None:
-                yield pending[0], pending[1].result()
-            pending = piece, future
-        if pending is not None:
-            yield pending[0], pending[1].result()
-
-
-def _factors(plan: Plan, output: Output, t: int) -> LowRank | None:
-    """An adapter's delta of a tensor; None for zero."""
-    part = output.experts[t]
-    if part.pair is not None:
-        return part.pair.read(plan.source(part))
-    if part.name is None:
-        return None
-    raise CheckpointError(
-        f"{output.info.name!r} comes whole from {describe(plan, part)} and as LoRA "
-        "factors from another expert; measure full models and adapters apart"
-    )
-
-
-def _gram_of_factors(plan: Plan, output: Output) -> tuple[np.ndarray, int]:
-    """`<B_s A_s, B_t A_t> = <B_s^T B_t, A_s A_t^T>`, in float64."""
-    num = len(output.experts)
-    pairs = [_factors(plan, output, t) for t in range(num)]
-    result, nbytes = np.zeros((num, num)), 0
-    scaled = []
-    for pair in pairs:
-        if pair is None:
-            scaled.append(None)
+def _reads(plan: Plan) -> Iterator[Read]:
+    """The reads, in the order in which `_measure` takes them."""
+    for output in plan.outputs:
+        if output.program is None:
             continue
-        nbytes += pair.a.nbytes + pair.b.nbytes
-        a, b = (np.asarray(x).astype(np.float64) for x in (pair.a, pair.b))
-        scaled.append((a, b * float(pair.scale)))
-    for s, first in enumerate(scaled):
-        for t, second in enumerate(scaled[: s + 1]):
-            if first is not None and second is not None:
-                inner = (first[1].T @ second[1]) * (first[0] @ second[0].T)
-                result[s, t] = result[t, s] = inner.sum()
-    return result, nbytes
+        assert output.base is not None
+        if _is_factored(output):
+            yield from (Read(output, part) for part in output.experts)
+            continue
+        for piece in _pieces(plan, output.info.size):
+            parts = (output.base, *output.experts)
+            yield from (Read(output, part, (piece,)) for part in parts)
+
+
+def _check_factored(plan: Plan, output: Output) -> None:
+    for part in output.experts:
+        if part.pair is None and part.name is not None:
+            raise CheckpointError(
+                f"{output.info.name!r} comes whole from {describe(plan, part)} and as "
+                "LoRA factors from another expert; measure full models and adapters "
+                "apart"
+            )
+
+
+def _gram_of_factors(pairs: Sequence[LowRank]) -> np.ndarray:
+    """`<B_s A_s, B_t A_t> = <B_s^T B_t, A_s A_t^T>`, in float64."""
+    wide = lambda x: np.asarray(x).astype(np.float64)
+    factors = [(wide(pair.a), wide(pair.b) * float(pair.scale)) for pair in pairs]
+    result = np.zeros((len(pairs), len(pairs)))
+    for s, (a, b) in enumerate(factors):
+        for t, (other_a, other_b) in enumerate(factors[: s + 1]):
+            inner = (b.T @ other_b) * (a @ other_a.T)
+            result[s, t] = result[t, s] = inner.sum()
+    return result
 
 
 def _check_finite(plan: Plan, output: Output, matrix: np.ndarray) -> None:
@@ -229,12 +176,7 @@ def gram(
       [[2.0, 6.0], [6.0, 18.0]]
     """
     with contextlib.ExitStack() as stack:
-
-        def opened(source: PathLike | Source) -> Source:
-            if isinstance(source, Source):
-                return source
-            return stack.enter_context(open_source(source))
-
+        opened = functools.partial(enter_source, stack)
         sources = opened(base), [opened(expert) for expert in experts]
         plan = make_plan(task_arithmetic(), *sources)
         if any(o.info.dtype == np.float64 for o in plan.outputs):
@@ -244,30 +186,39 @@ def gram(
 
 def _measure(plan: Plan, progress: Callable[[Progress], None] | None) -> Grams:
     outputs = [output for output in plan.outputs if output.program is not None]
-    num, read = len(plan.experts), 0
-    matrices = {output.info.name: np.zeros((num, num)) for output in outputs}
-
-    def told(output: Output) -> None:
-        if progress is not None:
-            at = outputs.index(output) + 1
-            name = output.info.name
-            progress(Progress(name, at, len(outputs), read, plan.bytes_read))
-
     for output in filter(_is_factored, outputs):
-        matrices[output.info.name], nbytes = _gram_of_factors(plan, output)
-        read += nbytes
-        told(output)
-    with contextlib.closing(_read_ahead(plan)) as pieces:
-        for piece, (start, *parts) in pieces:
-            matrix = np.asarray(_gram_of_piece(start, tuple(parts)), np.float64)
-            _check_finite(plan, piece.output, matrix)
-            matrices[piece.output.info.name] += matrix
-            share = (piece.stop - piece.start) / piece.length
-            read += round(share * sum(x.nbytes for x in (start, *parts)))
-            told(piece.output)
+        _check_factored(plan, output)
+    matrices = []
+    with contextlib.closing(Reader(plan, _reads, progress)) as reader:
+        for output in outputs:
+            if _is_factored(output):
+                matrix = _gram_of_factors(
+                    [reader.next(output)[0] for _ in output.experts]
+                )
+            else:
+                matrix = _gram_of_tensor(plan, output, reader)
+            matrices.append(matrix)
+            reader.tensors += 1
+        read = reader.bytes_read
+    num = len(plan.experts)
     return Grams(
-        tuple(matrices),
+        tuple(output.info.name for output in outputs),
         tuple(output.info.size for output in outputs),
-        np.stack(list(matrices.values())) if matrices else np.zeros((0, num, num)),
+        np.stack(matrices) if matrices else np.zeros((0, num, num)),
         read,
     )
+
+
+def _gram_of_tensor(plan: Plan, output: Output, reader: Reader) -> np.ndarray:
+    num = len(output.experts)
+    total = np.zeros((num, num))
+    for _ in _pieces(plan, output.info.size):
+        parts = [reader.next(output) for _ in range(num + 1)]
+        (start, *experts) = (value[0] for value, _ in parts)
+        # What is computed from the buffers is there before they are given back.
+        matrix = np.asarray(_gram_of_piece(start, tuple(experts)), np.float64)
+        _check_finite(plan, output, matrix)
+        total += matrix
+        for _, free in parts:
+            free()
+    return total

@@ -2,9 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,8 @@ from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.execute import Progress, execute
 from jaxmerge.checkpoint.plan import Plan, make_plan
 from jaxmerge.checkpoint.sink import default_kind, open_sink
-from jaxmerge.checkpoint.source import Source, open_source
+from jaxmerge.checkpoint.source import PathLike, Source, enter_source
 from jaxmerge.merger import Merger
-
-PathLike = str | os.PathLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +146,7 @@ def merge(
     """
     _checks.check_key(key)
     with contextlib.ExitStack() as stack:
-
-        def opened(source: PathLike | Source) -> Source:
-            if isinstance(source, Source):
-                return source
-            return stack.enter_context(open_source(source))
-
+        opened = functools.partial(enter_source, stack)
         base_source = None if base is None else opened(base)
         sources = [opened(expert) for expert in experts]
         if ids is not None and len(ids) != len(sources):

@@ -1,5 +1,6 @@
 """Opening a checkpoint, whatever it is: `open_source` looks at what is there."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,8 +10,17 @@ from jaxmerge.checkpoint.npz import NpzSource
 from jaxmerge.checkpoint.orbax_directory import OrbaxSource, is_orbax
 from jaxmerge.checkpoint.safetensors_source import open_folder, open_safetensors
 
+PathLike = str | os.PathLike
 
-def open_source(path: str | os.PathLike) -> Source:
+
+def enter_source(stack: contextlib.ExitStack, source: PathLike | Source) -> Source:
+    """A source as it is, or a path's, which the stack closes."""
+    if isinstance(source, Source):
+        return source
+    return stack.enter_context(open_source(source))
+
+
+def open_source(path: PathLike) -> Source:
     """Opens a checkpoint for reading tensor by tensor.
 
     A file is told by its first bytes: safetensors or .npz. A folder is an Orbax

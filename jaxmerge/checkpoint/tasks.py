@@ -8,6 +8,7 @@ has over the whole model, as `TASK:`. A task's model is the base plus what the t
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,12 +23,12 @@ from jaxmerge import _checks, _leaf
 from jaxmerge._trees import expert_id
 from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.execute import Progress, execute
-from jaxmerge.checkpoint.merge import PathLike, Report, provenance
+from jaxmerge.checkpoint.merge import Report, provenance
 from jaxmerge.checkpoint.names import unflatten_names
 from jaxmerge.checkpoint.plan import Output, Plan, make_plan
 from jaxmerge.checkpoint.safetensors import SafetensorsFile
 from jaxmerge.checkpoint.sink import open_sink
-from jaxmerge.checkpoint.source import Source, open_source
+from jaxmerge.checkpoint.source import PathLike, Source, enter_source, open_source
 from jaxmerge.checkpoint.tensor_info import TensorInfo
 from jaxmerge.combine import SignMasks
 from jaxmerge.merger import Merger
@@ -89,12 +90,7 @@ def merge_tasks(
         )
     _checks.check_key(key)
     with contextlib.ExitStack() as stack:
-
-        def opened(source: PathLike | Source) -> Source:
-            if isinstance(source, Source):
-                return source
-            return stack.enter_context(open_source(source))
-
+        opened = functools.partial(enter_source, stack)
         base_source, sources = opened(base), [opened(expert) for expert in experts]
         plan = make_plan(merger, base_source, sources)
         merged = [output for output in plan.outputs if output.program is not None]

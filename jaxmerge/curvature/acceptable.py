@@ -9,10 +9,9 @@ whose statistical dimension δ is what the kinematic formula asks of every exper
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from jaxmerge._checks import is_concrete
+from jaxmerge._checks import check_values
 from jaxmerge._types import pytree
 from jaxmerge.curvature import _vectors
 from jaxmerge.curvature.operators import Operator
@@ -52,11 +51,6 @@ class AcceptableDimension:
     falling: Estimate
     quadrature_error: Any
     height: Estimate
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if is_concrete(value) and not np.all(np.asarray(value) > 0):
-        raise ValueError(f"{name} is {value}; expected a number above 0")
 
 
 def _check_negative(negative: str) -> None:
@@ -116,8 +110,8 @@ def acceptable_dimension_approx(
       deep networks, 2022, §3. Amelunxen, Lotz, McCoy, Tropp, Living on the edge, 2014.
     """
     _check_negative(negative)
-    _check_positive("epsilon", epsilon)
-    _check_positive("distance", distance)
+    check_values("epsilon", epsilon, lambda x: x > 0, "a number above 0")
+    check_values("distance", distance, lambda x: x > 0, "a number above 0")
     dtype = spectrum.nodes.dtype
     epsilon = jnp.asarray(epsilon).astype(dtype)
     distance = jnp.asarray(distance).astype(dtype)
@@ -165,7 +159,7 @@ def radii(
       [1.0, inf, inf]
     """
     _check_negative(negative)
-    _check_positive("epsilon", epsilon)
+    check_values("epsilon", epsilon, lambda x: x > 0, "a number above 0")
     values = _NEGATIVE[negative](eigenvalues)
     return jnp.sqrt(2 * jnp.asarray(epsilon).astype(values.dtype) / values)
 

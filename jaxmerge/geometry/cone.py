@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxmerge._checks import is_concrete
 from jaxmerge._types import pytree
 from jaxmerge.geometry.convex import Data, Number, Real
 
@@ -162,9 +161,3 @@ class ProductCone(Cone):
     def squared_norm(self, g: Array) -> Real:
         pairs = zip(self.cones, self._split(g), strict=True)
         return jnp.sum(jnp.stack([cone.squared_norm(part) for cone, part in pairs]))
-
-
-def check_values(name: str, value: Any, allowed: Any, expected: str) -> None:
-    """Refuses concrete numbers outside their range; NaN is outside of every range."""
-    if is_concrete(value) and not np.all(allowed(np.asarray(value, np.float64))):
-        raise ValueError(f"{name} is {value}; expected {expected}")

@@ -8,9 +8,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from jaxmerge._checks import is_concrete
+from jaxmerge._checks import check_values, is_concrete
 from jaxmerge._types import pytree, static
-from jaxmerge.geometry.cone import Cone, Data, Number, check_values
+from jaxmerge.geometry.cone import Cone, Data, Number
 from jaxmerge.geometry.convex import norm
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxmerge._checks import check_values
 from jaxmerge._types import pytree, static
-from jaxmerge.geometry.cone import Cone, Data, Real, check_values
+from jaxmerge.geometry.cone import Cone, Data, Real
 
 
 def _nearest_multiple(forced: Real, count: Array, sizes: Float[Array, " n"]) -> Real:

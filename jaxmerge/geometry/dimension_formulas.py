@@ -9,8 +9,8 @@ from jax.scipy.special import ndtr
 from jax.scipy.stats.norm import pdf
 from jaxtyping import Array
 
+from jaxmerge._checks import check_values
 from jaxmerge._types import Coef
-from jaxmerge.geometry.cone import check_values
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 _DEVIATIONS = 9.0  # of the angle to the axis, beyond which there is nothing in float64

@@ -13,9 +13,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from jaxmerge._checks import is_concrete
+from jaxmerge._checks import check_values, is_concrete
 from jaxmerge._types import pytree
-from jaxmerge.geometry.cone import Cone, Data, Real, check_values
+from jaxmerge.geometry.cone import Cone, Data, Real
 from jaxmerge.geometry.convex import norm
 
 

@@ -3,7 +3,6 @@
 Values are looked at only where they are concrete; traced ones pass.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
+
+from jaxmerge._checks import check_values
 
 # A number, a NumPy or JAX array, or a list of numbers; traced or not.
 Numbers = Any
@@ -51,17 +52,6 @@ def subtract(dimension: Numbers, statistical_dimensions: Numbers) -> Array:
     return jnp.asarray((wide[0] - wide[1]).astype(delta.dtype))
 
 
-def check(
-    name: str, value: Any, allowed: Callable[[np.ndarray], Any], expected: str
-) -> None:
-    """Refuses a concrete value outside its range; NaN is outside of every range."""
-    if isinstance(value, Tracer):
-        return
-    array = np.asarray(value).astype(np.float64)
-    if not np.all(allowed(array)):
-        raise ValueError(f"{name} is {value}; expected {expected}")
-
-
 def check_at_most(name: str, value: Any, bound_name: str, bound: Any) -> None:
     """Refuses a concrete value above a concrete bound, rounding apart."""
     if isinstance(value, Tracer) or isinstance(bound, Tracer):
@@ -85,12 +75,12 @@ def require(definition: str, name: str, value: Any, source: str) -> None:
 
 def check_eta(eta: Any) -> None:
     """Refuses a failure probability outside (0, 1)."""
-    check("eta", eta, lambda x: (x > 0) & (x < 1), "a probability in (0, 1)")
+    check_values("eta", eta, lambda x: (x > 0) & (x < 1), "a probability in (0, 1)")
 
 
 def check_dimension(name: str, dimension: Any) -> None:
     """Refuses a dimension that is not positive and finite."""
-    check(
+    check_values(
         name, dimension, lambda x: (x > 0) & np.isfinite(x), "a positive finite number"
     )
 
@@ -98,7 +88,7 @@ def check_dimension(name: str, dimension: Any) -> None:
 def check_cones(dimension: Any, statistical_dimensions: Any) -> None:
     """Refuses statistical dimensions that no cone of the ambient space has."""
     check_dimension("dimension", dimension)
-    check(
+    check_values(
         "statistical_dimensions",
         statistical_dimensions,
         lambda x: x >= 0,

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln, xlog1py
 from jaxtyping import Array
 
+from jaxmerge._checks import check_values
 from jaxmerge.kinematics._inputs import (
     Numbers,
     as_floats,
-    check,
 )
 
 # E chi_n = sqrt(n) (1 - 1/(4n) + ...), DLMF 5.11.13; below that by log-gamma.
@@ -49,7 +49,7 @@ def chi_mean(degrees: Numbers) -> Array:
     References:
       NIST Digital Library of Mathematical Functions, 5.11.13.
     """
-    check("degrees", degrees, lambda x: x >= 0, "numbers of at least 0")
+    check_values("degrees", degrees, lambda x: x >= 0, "numbers of at least 0")
     (n,) = as_floats(degrees)
     change = 32.0 if n.dtype == jnp.float32 else 256.0
     small = jnp.clip(n, 1e-6, change)
@@ -78,7 +78,7 @@ def bennett(u: Numbers) -> Array:
     References:
       Boucheron, Lugosi, Massart, Concentration Inequalities, 2013, Theorem 2.9.
     """
-    check("u", u, lambda x: x >= -1, "numbers of at least -1")
+    check_values("u", u, lambda x: x >= -1, "numbers of at least -1")
     (u,) = as_floats(u)
     near = jnp.abs(u) < 0.1
     small = jnp.where(near, u, 0.0)

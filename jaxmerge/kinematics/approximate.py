@@ -19,11 +19,11 @@ import numpy as np
 from jax.scipy.special import ndtr
 from jaxtyping import Array
 
+from jaxmerge._checks import check_values
 from jaxmerge._types import pytree, static
 from jaxmerge.kinematics._inputs import (
     Numbers,
     as_floats,
-    check,
     check_at_most,
     check_cones,
     subtract,
@@ -291,7 +291,7 @@ def central_limit_probability(
       Goldstein, Nourdin, Peccati, Gaussian phase transitions and conic intrinsic
       volumes: Steining the Steiner formula, 2017 (central limit theorem).
     """
-    check("variances", variances, lambda x: x >= 0, "numbers of at least 0")
+    check_values("variances", variances, lambda x: x >= 0, "numbers of at least 0")
     if np.shape(variances) != np.shape(statistical_dimensions):
         raise ValueError(
             f"variances has shape {np.shape(variances)} and statistical_dimensions "

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxmerge._checks import check_values
 from jaxmerge.kinematics._inputs import (
     Numbers,
     as_floats,
-    check,
     check_at_most,
     check_dimension,
 )
@@ -45,7 +45,7 @@ def escape_probability(width: Numbers, codimension: Numbers) -> Array:
       in R^n, 1988; with the comparison of minima and the concentration of a
       1-Lipschitz function.
     """
-    check("width", width, lambda x: x >= 0, "numbers of at least 0")
+    check_values("width", width, lambda x: x >= 0, "numbers of at least 0")
     width, codimension = as_floats(width, codimension)
     gap = jnp.maximum(chi_mean(codimension) - width, 0.0)
     return -jnp.expm1(-gap * gap / 2)
@@ -74,7 +74,7 @@ def gordon_escape_probability(width: Numbers, codimension: Numbers) -> Array:
       Gordon, On Milman's inequality and random subspaces which escape through a mesh
       in R^n, 1988.
     """
-    check("width", width, lambda x: x >= 0, "numbers of at least 0")
+    check_values("width", width, lambda x: x >= 0, "numbers of at least 0")
     width, m = as_floats(width, codimension)
     gap = jnp.maximum(m / jnp.sqrt(m + 1) - width, 0.0)
     return jnp.maximum(1 - 3.5 * jnp.exp(-gap * gap / 18), 0.0)
@@ -84,15 +84,15 @@ def _shares(
     spectrum: Numbers, epsilon: Numbers, radius: Numbers, multiplicities: Numbers
 ) -> tuple[Array, Array]:
     """The terms r_i^2 / (R^2 + r_i^2) and how often each counts."""
-    check(
+    check_values(
         "spectrum",
         spectrum,
         lambda x: (x >= 0) & np.isfinite(x),
         "nonnegative finite eigenvalues (the well is convex; take the positive part or "
         "the magnitude of what Lanczos found, and say which)",
     )
-    check("epsilon", epsilon, lambda x: x > 0, "a positive loss")
-    check("radius", radius, lambda x: x >= 0, "a distance of at least 0")
+    check_values("epsilon", epsilon, lambda x: x > 0, "a positive loss")
+    check_values("radius", radius, lambda x: x >= 0, "a distance of at least 0")
     if multiplicities is None:
         multiplicities = np.ones(np.shape(spectrum), np.int32)
     elif np.shape(multiplicities) != np.shape(spectrum):
@@ -100,7 +100,9 @@ def _shares(
             f"multiplicities has shape {np.shape(multiplicities)} and spectrum "
             f"{np.shape(spectrum)}; expected one of each per eigenvalue"
         )
-    check("multiplicities", multiplicities, lambda x: x >= 0, "numbers of at least 0")
+    check_values(
+        "multiplicities", multiplicities, lambda x: x >= 0, "numbers of at least 0"
+    )
     spectrum, epsilon, radius, counts = as_floats(
         spectrum, epsilon, radius, multiplicities
     )

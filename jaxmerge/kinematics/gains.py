@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxmerge._checks import check_values
 from jaxmerge.geometry.estimate import Estimate
 from jaxmerge.kinematics._budgets import USER, WEIGHTS, partial_sum
 from jaxmerge.kinematics._inputs import (
     Numbers,
     as_floats,
-    check,
     require,
 )
 from jaxmerge.kinematics.solver import Root, Threshold, monotone_root, whole_above
@@ -72,10 +72,10 @@ def marginal_gain(
     name = "marginal_gain"
     require(name, "gains", gains, f"widths or dimensions measured from {WEIGHTS}")
     require(name, "tolerance", tolerance, USER)
-    check("tolerance", tolerance, lambda x: x >= 0, "a number of at least 0")
+    check_values("tolerance", tolerance, lambda x: x >= 0, "a number of at least 0")
     mean = gains.mean if isinstance(gains, Estimate) else gains
     error = gains.stderr if isinstance(gains, Estimate) else 0.0
-    check("gains", mean, np.isfinite, "finite numbers")
+    check_values("gains", mean, np.isfinite, "finite numbers")
     if np.ndim(mean) != 1 or np.shape(mean)[0] < 1:
         raise ValueError(
             f"gains has shape {np.shape(mean)}; expected `(task - 1,)`, the "

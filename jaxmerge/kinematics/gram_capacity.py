@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxmerge._checks import check_values
 from jaxmerge.kinematics._budgets import CURVATURE, USER, WEIGHTS, partial_sum
 from jaxmerge.kinematics._hull import nearest_in_hull
 from jaxmerge.kinematics._inputs import (
     Numbers,
     as_floats,
-    check,
     require,
 )
 from jaxmerge.kinematics.solver import Root, Threshold, monotone_root, whole_below
@@ -31,7 +31,7 @@ def _excess_load(count: Array, args: tuple[Array, Array]) -> Array:
 
 def _alike_capacity(cosine: Array, limit: Array) -> tuple[Root, Array, Array]:
     """Where T / (1 + (T - 1) rho) reaches the limit."""
-    check("gram", cosine, lambda x: (x >= 0) & (x <= 1), "a cosine in [0, 1]")
+    check_values("gram", cosine, lambda x: (x >= 0) & (x <= 1), "a cosine in [0, 1]")
     one = jnp.ones_like(limit)
     root = monotone_root(
         _excess_alike, (cosine, limit), lower=one, upper=one + 1, last=True
@@ -53,10 +53,12 @@ def _pool_capacity(gram: Array, limit: Array) -> tuple[Root, Array, Array]:
             f"gram has shape {gram.shape}; expected `(task, task)`, or one cosine"
         )
     diagonal = jnp.diagonal(gram)
-    check("gram's diagonal", diagonal, lambda x: x > 0, "positive: no expert is zero")
+    check_values(
+        "gram's diagonal", diagonal, lambda x: x > 0, "positive: no expert is zero"
+    )
     lengths = jnp.sqrt(diagonal)
     cosines = gram / (lengths[:, None] * lengths[None, :])
-    check(
+    check_values(
         "gram",
         cosines - cosines.T,
         lambda x: np.abs(x) < 1e-3,
@@ -115,7 +117,7 @@ def gram_capacity(*, gram: Numbers = None, half_angle: Numbers = None) -> Thresh
     name = "gram_capacity"
     require(name, "gram", gram, f"inner products of {WEIGHTS}")
     require(name, "half_angle", half_angle, f"{CURVATURE}, or from {USER}")
-    check(
+    check_values(
         "half_angle",
         half_angle,
         lambda x: (x > 0) & (x < np.pi / 2),

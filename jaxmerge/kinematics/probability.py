@@ -20,10 +20,10 @@ from jax.core import Tracer
 from jax.scipy.special import gammaln
 from jaxtyping import Array
 
+from jaxmerge._checks import check_values
 from jaxmerge.kinematics._inputs import (
     Numbers,
     as_floats,
-    check,
     check_dimension,
 )
 from jaxmerge.kinematics._moments import bennett
@@ -136,7 +136,7 @@ def crofton_probability(volumes: Numbers, subspace_dimension: Numbers) -> Array:
     _check_volumes(volumes, "(dim + 1,)")
     (volumes,) = as_floats(volumes)
     dimension = volumes.shape[-1] - 1
-    check(
+    check_values(
         "subspace_dimension",
         subspace_dimension,
         lambda x: (x >= 0) & (x <= dimension) & (x == np.floor(x)),
@@ -269,8 +269,10 @@ def wendel_probability(num_vectors: Numbers, dimension: int) -> Array:
       Wendel, A problem in geometric probability, 1962; the terms are computed as in
       Loader, Fast and accurate computation of binomial probabilities, 2000.
     """
-    check("num_vectors", num_vectors, lambda x: x >= 1, "numbers of at least 1")
-    check("dimension", dimension, lambda x: x >= 1, "a whole number of at least 1")
+    check_values("num_vectors", num_vectors, lambda x: x >= 1, "numbers of at least 1")
+    check_values(
+        "dimension", dimension, lambda x: x >= 1, "a whole number of at least 1"
+    )
     (num,) = as_floats(num_vectors)
     whole = jnp.arange(dimension).astype(num.dtype)
     n = jnp.maximum(num[..., None] - 1, dimension - 1 + 1e-3)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxmerge._checks import check_values
 from jaxmerge.kinematics._budgets import (
     CURVATURE,
     USER,
@@ -19,7 +20,6 @@ from jaxmerge.kinematics._budgets import (
 from jaxmerge.kinematics._inputs import (
     Numbers,
     as_floats,
-    check,
     check_at_most,
     check_dimension,
     require,
@@ -128,7 +128,7 @@ def joint_well_dimension(
       >>> float(joint_well_dimension(3.0, jnp.ones(8), 0.5, 1.0))
       2.0
     """
-    check("num_experts", num_experts, lambda x: x >= 0, "a number of at least 0")
+    check_values("num_experts", num_experts, lambda x: x >= 0, "a number of at least 0")
     num_experts, radius, spectrum, epsilon = as_floats(
         num_experts, radius, spectrum, epsilon
     )
@@ -250,8 +250,8 @@ def conflict_floor(disagreement: Numbers, num_experts: Numbers) -> Array:
       >>> float(conflict_floor(2.0, 4))
       1.5
     """
-    check("disagreement", disagreement, lambda x: x >= 0, "a loss of at least 0")
-    check("num_experts", num_experts, lambda x: x >= 1, "at least 1")
+    check_values("disagreement", disagreement, lambda x: x >= 0, "a loss of at least 0")
+    check_values("num_experts", num_experts, lambda x: x >= 1, "at least 1")
     disagreement, num_experts = as_floats(disagreement, num_experts)
     return disagreement * (1 - 1 / num_experts)
 
@@ -289,8 +289,8 @@ def conflict_capacity(
     name = "conflict_capacity"
     require(name, "disagreement", disagreement, f"{CURVATURE} and the experts' weights")
     require(name, "tolerance", tolerance, USER)
-    check("disagreement", disagreement, lambda x: x > 0, "a positive loss")
-    check("tolerance", tolerance, lambda x: x >= 0, "a loss of at least 0")
+    check_values("disagreement", disagreement, lambda x: x > 0, "a positive loss")
+    check_values("tolerance", tolerance, lambda x: x >= 0, "a loss of at least 0")
     v, epsilon = as_floats(disagreement, tolerance)
     v, epsilon = jnp.broadcast_arrays(v, epsilon)
 

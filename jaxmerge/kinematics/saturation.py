@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxmerge._checks import check_values
 from jaxmerge.geometry.estimate import Estimate
 from jaxmerge.kinematics._budgets import USER
 from jaxmerge.kinematics._inputs import (
     Numbers,
     as_floats,
-    check,
     require,
 )
 from jaxmerge.kinematics.gains import marginal_gain
@@ -48,9 +48,9 @@ def width_ceiling(radius: Numbers, num_experts: Numbers, rank: Numbers) -> Array
     References:
       Boucheron, Lugosi, Massart, Concentration Inequalities, 2013, Section 2.5.
     """
-    check("radius", radius, lambda x: x >= 0, "a length of at least 0")
-    check("num_experts", num_experts, lambda x: x >= 1, "at least 1")
-    check("rank", rank, lambda x: x >= 0, "a number of at least 0")
+    check_values("radius", radius, lambda x: x >= 0, "a length of at least 0")
+    check_values("num_experts", num_experts, lambda x: x >= 1, "at least 1")
+    check_values("rank", rank, lambda x: x >= 0, "a number of at least 0")
     radius, num_experts, rank = as_floats(radius, num_experts, rank)
     finite = jnp.sqrt(2 * jnp.log(num_experts))
     return radius * jnp.minimum(finite, jnp.sqrt(rank))
@@ -80,7 +80,7 @@ def adapter_saturation(rank: Numbers, rows: Numbers, columns: Numbers) -> Thresh
       256.0
     """
     for name, value in (("rank", rank), ("rows", rows), ("columns", columns)):
-        check(name, value, lambda x: x >= 1, "at least 1")
+        check_values(name, value, lambda x: x >= 1, "at least 1")
     rank, rows, columns = as_floats(rank, rows, columns)
     value = jnp.minimum(rows, columns) / rank
     needed = ("rank: weights", "rows: weights", "columns: weights")
@@ -135,9 +135,9 @@ def scaling_law_threshold(
     require(name, "amplitude", amplitude, source)
     require(name, "offset", offset, source)
     require(name, "tolerance", tolerance, USER)
-    check("amplitude", amplitude, lambda x: x >= 0, "a number of at least 0")
-    check("offset", offset, lambda x: x > -1, "a number above -1")
-    check("tolerance", tolerance, lambda x: x > 0, "a positive loss")
+    check_values("amplitude", amplitude, lambda x: x >= 0, "a number of at least 0")
+    check_values("offset", offset, lambda x: x > -1, "a number above -1")
+    check_values("tolerance", tolerance, lambda x: x > 0, "a positive loss")
     amplitude, offset, tolerance = as_floats(amplitude, offset, tolerance)
     value = jnp.sqrt(0.25 + amplitude / tolerance) - offset - 0.5
     needed = ("amplitude: fit", "offset: fit", "tolerance: user")
@@ -187,10 +187,10 @@ def rescaled_gain_threshold(
     require(name, "gains", gains, "widths of the trimmed experts")
     require(name, "density", density, USER)
     require(name, "tolerance", tolerance, USER)
-    check("density", density, lambda x: (x > 0) & (x <= 1), "a share in (0, 1]")
-    check("tolerance", tolerance, lambda x: x >= 0, "a number of at least 0")
+    check_values("density", density, lambda x: (x > 0) & (x <= 1), "a share in (0, 1]")
+    check_values("tolerance", tolerance, lambda x: x >= 0, "a number of at least 0")
     mean = gains.mean if isinstance(gains, Estimate) else gains
-    check("gains", mean, np.isfinite, "finite numbers")
+    check_values("gains", mean, np.isfinite, "finite numbers")
     mean, density, tolerance = as_floats(mean, density, tolerance)
     # The same crossing, without touching the gains or their errors.
     found = marginal_gain(gains=gains, tolerance=tolerance * density, relative=False)

@@ -23,6 +23,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array
 
+from jaxmerge._checks import check_values
 from jaxmerge.kinematics._budgets import (
     CURVATURE,
     DIMENSION,
@@ -35,7 +36,6 @@ from jaxmerge.kinematics._budgets import (
 from jaxmerge.kinematics._inputs import (
     Numbers,
     as_floats,
-    check,
     check_at_most,
     check_dimension,
     check_eta,
@@ -157,8 +157,8 @@ def transition(
     name = "transition"
     require_cones(name, dimension, statistical_dimensions, eta)
     require(name, "variances", variances, CURVATURE)
-    check("variances", variances, lambda x: x >= 0, "numbers of at least 0")
-    check("eta", eta, lambda x: x < 0.5, "a probability in (0, 1/2)")
+    check_values("variances", variances, lambda x: x >= 0, "numbers of at least 0")
+    check_values("eta", eta, lambda x: x < 0.5, "a probability in (0, 1/2)")
     if np.shape(variances) != np.shape(statistical_dimensions):
         raise ValueError(
             f"variances has shape {np.shape(variances)} and statistical_dimensions "
@@ -279,7 +279,7 @@ def random_direction(
     require(name, "eta", eta, USER)
     check_dimension("dimension", dimension)
     check_eta(eta)
-    check(
+    check_values(
         "statistical_dimension", statistical_dimension, lambda x: x >= 0, "at least 0"
     )
     check_at_most(

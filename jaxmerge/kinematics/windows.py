@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jaxtyping import Array
 
+from jaxmerge._checks import check_values
 from jaxmerge.kinematics._inputs import (
     Numbers,
     as_floats,
-    check,
     check_dimension,
     check_eta,
 )
@@ -179,7 +179,7 @@ def bennett_window(theta_squared: Numbers, eta: Numbers) -> Array:
       Rests on McCoy, Tropp, From Steiner formulas for cones to concentration of
       intrinsic volumes, 2014 (the bound on the moment generating function).
     """
-    check("theta_squared", theta_squared, lambda x: x > 0, "positive numbers")
+    check_values("theta_squared", theta_squared, lambda x: x > 0, "positive numbers")
     theta, log = _variance_and_log("theta_squared", theta_squared, eta, 1.0)
     theta, log = jnp.broadcast_arrays(theta, log)
 
@@ -213,7 +213,7 @@ def central_limit_window(variance: Numbers, eta: Numbers) -> Array:
       Goldstein, Nourdin, Peccati, Gaussian phase transitions and conic intrinsic
       volumes: Steining the Steiner formula, 2017 (central limit theorem).
     """
-    check("eta", eta, lambda x: (x > 0) & (x < 0.5), "a probability in (0, 1/2)")
+    check_values("eta", eta, lambda x: (x > 0) & (x < 0.5), "a probability in (0, 1/2)")
     variance, _ = _variance_and_log("variance", variance, eta, 1.0)
     (eta,) = as_floats(eta)
     return -ndtri(eta).astype(variance.dtype) * jnp.sqrt(variance)
@@ -258,7 +258,7 @@ def capacity_window(dimension: Numbers, eta: Numbers) -> tuple[Array, Array]:
 def _variance_and_log(
     name: str, variance: Numbers, eta: Numbers, prefactor: float
 ) -> tuple[Array, Array]:
-    check(name, variance, lambda x: x >= 0, "numbers of at least 0")
+    check_values(name, variance, lambda x: x >= 0, "numbers of at least 0")
     check_eta(eta)
     variance, eta = as_floats(variance, eta)
     return variance, jnp.log(prefactor / eta)
