@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxmerge import _checks, _leaf, ranks
+from jaxmerge import _checks, _leaf, _members, ranks
 from jaxmerge._coefficients import check_entries, map_coefficients, select
 from jaxmerge._leaf import ExpertKey
 from jaxmerge._survey import measure, of_expert, survey
@@ -137,6 +137,7 @@ def merge_leaf(
     name: Any,
     ids: Any,
     surveys: Any,
+    members: Any = None,
     *,
     out_dtype: Any,
 ) -> Any:
@@ -165,12 +166,16 @@ def merge_leaf(
                 program, i, expert, base, t, expert_key(t), stats, found(t)
             )
 
-        state = _fold(experts, lift, combine.join)
+        if members is None:
+            state = _fold(experts, lift, combine.join)
+        else:
+            state, _ = _fold(experts, *_members.among(members, lift, combine.join))
         stats = _leaf.finish(program, i, state, base, dtype, stats)
     if program.per_task is None:
-        return _leaf.complete(
+        merged = _leaf.complete(
             program, stats, base, ExpertKey(key, name), jnp.dtype(out_dtype)
         )
+        return merged if members is None else _members.or_base(merged, members, base)
     records = [
         _leaf.emit(
             program, experts.get(t), base, np.int32(t), expert_key(t), stats, found(t)
@@ -228,10 +233,12 @@ def merge(
     key: Any,
     ids: Sequence[int | str] | None,
     call: Call,
+    members: Any = None,
 ) -> Any:
     _checks.check_key(key)
     low_rank = merger.space == "product"
     models, stacked, num = _models(experts, low_rank)
+    members = _members.checked(members, num, merger)
     if ids is not None and len(ids) != num:
         raise ValueError(f"{len(ids)} ids were given for {num} experts")
     identities = range(num) if ids is None else ids
@@ -250,7 +257,7 @@ def merge(
     for name, leaf in leaves.items():
         _checks.check_mergeable(name, leaf.dtype)
         if _checks.is_merged(leaf.dtype):
-            programs[name] = _leaf.bind(merger, name, np.shape(leaf), num)
+            programs[name] = _leaf.bind(merger, name, np.shape(leaf), num, members)
         else:
             merged[name] = _copied(name, leaf, _leaf_experts(models, stacked, name))
     inputs = {
@@ -269,6 +276,7 @@ def merge(
             name_hash(name),
             expert_ids,
             surveys,
+            members,
             out_dtype=jnp.dtype(leaves[name].dtype),
         )
         for name, program in programs.items()

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jaxmerge import _checks
@@ -80,7 +81,11 @@ def _resolve_stages(stages: Any, name: str, size: int, num_experts: int) -> Any:
 
 
 def bind(
-    merger: Any, name: str, shape: tuple[int, ...], num_experts: int
+    merger: Any,
+    name: str,
+    shape: tuple[int, ...],
+    num_experts: int,
+    members: Any = None,
 ) -> LeafProgram:
     """Resolves a merger for one leaf.
 
@@ -89,10 +94,12 @@ def bind(
       name: the leaf's canonical name.
       shape: its shape.
       num_experts: T.
+      members: which of them take part, a mask; all if None.
 
     Raises:
       ValueError: if a coefficient does not fit the leaf or the experts.
     """
+    num_members = num_experts if members is None else members.sum()
     size = 1
     for axis in shape:
         size *= axis
@@ -100,14 +107,14 @@ def bind(
     weights = 1.0 if weights is None else weights
     passes = _resolve_stages(merger.passes, name, size, num_experts)
     for combine in passes:
-        if hasattr(combine, "check_experts"):
-            combine.check_experts(num_experts)
+        if hasattr(combine, "check_experts") and _checks.is_concrete(num_members):
+            combine.check_experts(int(num_members))
     if any(
         getattr(combine, "normalize", False)
         or getattr(combine, "normalize_weights", False)
         for combine in passes
     ):
-        _checks.check_weight_sum(name, weights, num_experts)
+        _check_weights(name, weights, num_experts, members)
     per_task = merger.per_task
     return LeafProgram(
         transforms=_resolve_stages(merger.transforms, name, size, num_experts),
@@ -119,12 +126,20 @@ def bind(
         if per_task is None
         else _resolve_stages((per_task,), name, size, num_experts)[0],
         matrix=merger.matrices.spec(name, shape) if uses_shape(merger) else None,
-        num_experts=num_experts,
+        num_experts=num_members,
         slots=num_experts
         if any(getattr(combine, "holds_all", False) for combine in passes)
         else None,
         rounding=merger.rounding,
     )
+
+
+def _check_weights(name: str, weights: Any, num_experts: int, members: Any) -> None:
+    if members is None:
+        _checks.check_weight_sum(name, weights, num_experts)
+    elif _checks.is_concrete(members) and _checks.is_concrete(weights):
+        chosen = np.broadcast_to(np.asarray(weights), (num_experts,))[members]
+        _checks.check_weight_sum(name, chosen, len(chosen))
 
 
 def uses_shape(merger: Any) -> bool:

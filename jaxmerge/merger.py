@@ -70,6 +70,7 @@ class Merger:
         *,
         key: Any = None,
         ids: Sequence[int | str] | None = None,
+        members: Any = None,
     ) -> Any:
         """Merges pytrees of arrays.
 
@@ -82,6 +83,11 @@ class Merger:
           key: a typed key, for mergers that draw random numbers.
           ids: what names each expert in its key, integers or strings; their positions
             if None. An expert that keeps its id keeps its random numbers in any order.
+          members: a boolean mask `(task,)`, the experts that take part; all if None.
+            The merge is that of these experts alone, under their weights and ids. The
+            mask may be traced: `jax.vmap` over masks merges many sets of experts by one
+            program and transforms each expert once. If a traced mask is all false, the
+            result is the base (zeros without one).
 
         Returns:
           The merged parameters with the base's structure and dtypes (the first
@@ -94,7 +100,7 @@ class Merger:
         Integer and boolean leaves are copied and must agree, which is checked except
         while tracing.
         """
-        return merge(self, base, experts, key, ids, call=plain_call)
+        return merge(self, base, experts, key, ids, plain_call, members)
 
 
 def merge_leaves(
@@ -104,6 +110,7 @@ def merge_leaves(
     *,
     key: Any = None,
     ids: Sequence[int | str] | None = None,
+    members: Any = None,
 ) -> Any:
     """Merges outside `jit`, one compiled function per distinct leaf shape.
 
@@ -117,7 +124,7 @@ def merge_leaves(
     >>> merge_leaves(ties(density=0.5), base, experts)["w"].tolist()
     [0.0, 0.0, 2.0, 3.0]
     """
-    return merge(merger, base, experts, key, ids, call=jitted)
+    return merge(merger, base, experts, key, ids, jitted, members)
 
 
 def scalar_control(merger: Merger) -> Merger:

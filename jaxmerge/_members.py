@@ -1,0 +1,85 @@
+"""Merges of some of the experts: a mask over tasks that may be traced.
+
+Whoever takes part is data, so one compiled program merges every set of experts, and
+`jax.vmap` over masks computes the experts' transforms once: they do not depend on it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmerge._checks import is_concrete
+
+
+def checked(members: Any, num: int, merger: Any) -> Any:
+    """The mask as a boolean array `(task,)`, on the host if it is concrete.
+
+    Raises:
+      ValueError: if it is no such mask, is empty, or the merger cannot leave experts
+        out.
+    """
+    if members is None:
+        return None
+    mask = members if hasattr(members, "dtype") else np.asarray(members)
+    if mask.dtype != bool or mask.shape != (num,):
+        raise ValueError(
+            f"members is {mask.dtype} of shape {mask.shape}; expected a boolean mask, "
+            f"one entry for each of the {num} experts"
+        )
+    _check_merger(merger)
+    if not is_concrete(mask):
+        return mask
+    if not np.any(np.asarray(mask)):
+        raise ValueError(
+            "members is false for every expert; a merge needs at least one"
+        )
+    return np.asarray(mask)
+
+
+def _check_merger(merger: Any) -> None:
+    if merger.per_task is not None:
+        raise ValueError(
+            "members was given to a merger with a model for each task; merge the "
+            "members alone: merger(base, [experts[t] for t in chosen], ids=chosen)"
+        )
+    for combine in merger.passes:
+        if getattr(combine, "holds_all", False):
+            raise ValueError(
+                f"members was given to {type(combine).__name__}, whose state has a "
+                "place for every expert; merge the members alone: "
+                "merger(base, [experts[t] for t in chosen], ids=chosen)"
+            )
+
+
+def among(
+    members: Any, lift: Callable[[Any, Any], Any], join: Callable[[Any, Any], Any]
+) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+    """`lift` and `join` of states that may be absent: pairs (state, present).
+
+    Joining an absent state changes nothing, so a fold makes of the members what it
+    would make of them alone, operation by operation. A state that is absent holds
+    anything.
+    """
+
+    def lifted(expert: Any, t: Any) -> Any:
+        return lift(expert, t), jnp.asarray(members)[t]
+
+    def joined(a: Any, b: Any) -> Any:
+        (left, has_left), (right, has_right) = a, b
+
+        def choose(both: Any, left: Any, right: Any) -> Any:
+            return jnp.where(has_right, jnp.where(has_left, both, right), left)
+
+        state = jax.tree.map(choose, join(left, right), left, right)
+        return state, has_left | has_right
+
+    return lifted, joined
+
+
+def or_base(merged: Any, members: Any, base: Any) -> Any:
+    """The base's tensor (zeros without one) where no expert takes part."""
+    otherwise = jnp.zeros_like(merged) if base is None else jnp.asarray(base)
+    return jnp.where(jnp.any(jnp.asarray(members)), merged, otherwise)
