@@ -30,11 +30,21 @@ from jaxmerge.stability.post_hoc import (
     gram_dispersion as gram_dispersion,
     post_hoc_bound as post_hoc_bound,
 )
+from jaxmerge.stability.recommend import (
+    Advice as Advice,
+    Recommendations as Recommendations,
+    normalised_coefficients as normalised_coefficients,
+    recommend as recommend,
+)
 from jaxmerge.stability.recursions import (
     drift as drift,
     expert_l2_stability as expert_l2_stability,
     small_step_drift as small_step_drift,
     small_step_stability as small_step_stability,
+)
+from jaxmerge.stability.report import (
+    MergeFriendliness as MergeFriendliness,
+    merge_friendliness as merge_friendliness,
 )
 from jaxmerge.stability.retraining import measure_stability as measure_stability
 from jaxmerge.stability.scaling import (

@@ -11,10 +11,7 @@ from jaxmerge._types import pytree
 from jaxmerge.kinematics._inputs import as_floats, check_at_most, require
 
 USER = "the fine-tuning's settings"
-_LOSSES = (
-    "the losses' gradients and curvature; see gradient_statistics, per_sample_noise and "
-    "measure_smoothness"
-)
+_LOSSES = "the losses; see gradient_statistics, per_sample_noise and measure_smoothness"
 
 
 @pytree
