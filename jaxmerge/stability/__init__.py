@@ -12,6 +12,9 @@ from jaxmerge.stability.bound import (
     excess_risk_bound as excess_risk_bound,
     generalisation_bound as generalisation_bound,
 )
+from jaxmerge.stability.coefficients import (
+    normalised_coefficients as normalised_coefficients,
+)
 from jaxmerge.stability.gradients import (
     GradientStats as GradientStats,
     debiased_heterogeneity as debiased_heterogeneity,
@@ -33,7 +36,6 @@ from jaxmerge.stability.post_hoc import (
 from jaxmerge.stability.recommend import (
     Advice as Advice,
     Recommendations as Recommendations,
-    normalised_coefficients as normalised_coefficients,
     recommend as recommend,
 )
 from jaxmerge.stability.recursions import (

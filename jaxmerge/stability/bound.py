@@ -8,8 +8,10 @@ risk and f the training loss. The framework is that of Li and others (2026), of 
 the abstract is public and the theorems are not; statements and constants here are ours.
 """
 
+import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -67,8 +69,10 @@ class BoundTerms:
       optimisation: the sum of the first six, or what was measured.
       generalisation: the sum of the last two.
       total: both.
-      vacuous: whether the bound says nothing: it is not finite, or not below
-        `start_gap`, which is what it says of the base itself.
+      rising: whether a little less training of all experts would lower the bound. From
+        there on it follows its worst case, and no longer the risk.
+      vacuous: whether the bound says nothing: it is not finite, not below `start_gap`
+        (what it says of the base itself), or rising.
       length: A = sum alpha_i eta_i K_i.
       shares: w_i = alpha_i eta_i K_i / A, `(task,)`.
       chi_squared: sum (p_i - w_i)^2 / p_i.
@@ -89,6 +93,7 @@ class BoundTerms:
     optimisation: Any
     generalisation: Any
     total: Any
+    rising: Any
     vacuous: Any
     length: Any
     shares: Any
@@ -235,6 +240,7 @@ def _assemble(problem: Problem, found: Recursions, measured: Measured) -> BoundT
         optimisation=optimisation,
         generalisation=generalisation,
         total=total,
+        rising=jnp.zeros((), bool),
         vacuous=~(total < problem.gap),
         drifts=drifts
         if measured.drifts is not None
@@ -304,5 +310,14 @@ def excess_risk_bound(
     if convex:
         check_convex(spec, stats)
     problem = resolve(spec, stats, coefficients, target_weights)
-    found = recursions(problem, convex=convex)
-    return _assemble(problem, found, Measured() if measured is None else measured)
+    known = Measured() if measured is None else measured
+
+    def stretched(factor: Array) -> tuple[Array, BoundTerms]:
+        longer = dataclasses.replace(problem, steps=factor * problem.steps)
+        terms = _assemble(longer, recursions(longer, convex=convex), known)
+        return terms.total, terms
+
+    one = jnp.ones_like(problem.gap)
+    _, slope, terms = jax.jvp(stretched, (one,), (one,), has_aux=True)
+    rising = slope > 0
+    return dataclasses.replace(terms, rising=rising, vacuous=terms.vacuous | rising)

@@ -15,13 +15,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from jaxmerge.kinematics._inputs import Numbers, as_floats
+from jaxmerge.kinematics._inputs import Numbers
 from jaxmerge.stability.bound import (
     TERMS,
     BoundTerms,
     Measured,
     excess_risk_bound,
 )
+from jaxmerge.stability.coefficients import normalised_coefficients
 from jaxmerge.stability.gradients import training_lengths
 from jaxmerge.stability.recursions import check_convex
 from jaxmerge.stability.spec import (
@@ -29,7 +30,6 @@ from jaxmerge.stability.spec import (
     Problem,
     ProblemStats,
     check_spec,
-    num_experts,
     resolve,
     weights_of,
 )
@@ -52,8 +52,8 @@ class Advice:
       term_change: by how much that term changes.
       total_change: by how much the bound changes; -inf from an infinite one to a finite
         one, NaN where it stays infinite or there is none.
-      vacuous: whether the bound says nothing with the advice followed; None without a
-        bound.
+      vacuous: whether, with the advice followed, the bound is still not below what it
+        says of the base; None without a bound.
       confidence: `"a priori"`, `"measured"` or `"data-free"`.
       sentence: the same in words.
     """
@@ -79,7 +79,8 @@ class Recommendations:
       coefficients: to merge them with, `(task,)`.
       current: the bound as it is, or None without statistics.
       best: the bound of the best settings together, or None.
-      vacuous: whether even the best bound says nothing; None without one.
+      vacuous: whether even the best bound is not below that of the base; None without
+        one.
       confidence: `"a priori"`, `"measured"` or `"data-free"`.
     """
 
@@ -99,45 +100,6 @@ def confidence_of(stats: ProblemStats | None, measured: Measured | None) -> str:
     if measured is None or not jax.tree.leaves(measured):
         return "a priori"
     return "measured"
-
-
-def normalised_coefficients(
-    spec: ExpertSpec,
-    *,
-    target_weights: Numbers = None,
-    momentum: Numbers = 0.0,
-    total: Numbers = 1.0,
-) -> Array:
-    """Coefficients by which unequal training does not change what is minimised.
-
-        alpha_i proportional to p_i / (eta_i K_i),    so that chi^2 = 0
-
-    Args:
-      spec: `learning_rate` and `steps` count.
-      target_weights: p_i, of sum 1; by default 1 / N.
-      momentum: mu, in [0, 1); with it the length is that of `training_lengths`.
-      total: what they sum to.
-
-    Returns:
-      `(task,)`.
-
-    Raises:
-      ValueError: if a concrete number is out of range, or numbers of experts differ.
-
-    Example:
-      >>> spec = ExpertSpec(0.1, 8, jnp.array([10.0, 30.0]), 64)
-      >>> [f"{alpha:.2f}" for alpha in normalised_coefficients(spec)]
-      ['0.75', '0.25']
-
-    References:
-      Wang et al., Tackling the objective inconsistency problem in heterogeneous
-      federated optimization, 2020 (FedNova).
-    """
-    lengths = training_lengths(spec, momentum=momentum)
-    num = num_experts(training=lengths, target_weights=target_weights)
-    lengths, weights, total = as_floats(lengths, weights_of(target_weights, num), total)
-    ratios = jnp.broadcast_to(weights / lengths, (num,))
-    return total * ratios / jnp.sum(ratios)
 
 
 def _candidates(grid: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarray]:
@@ -215,7 +177,7 @@ def _advice(
 ) -> Advice:
     term, change = _driver(before, after)
     total = float(after.total) - float(before.total)
-    vacuous = bool(after.vacuous)
+    vacuous = _says_nothing(after)
     short = lambda x: ", ".join(f"{v:.4g}" for v in dict.fromkeys(x.tolist()))
     sentence = (
         f"{setting} {short(current)} -> {short(advised)}: the bound changes by "
@@ -235,6 +197,11 @@ def _advice(
         confidence,
         sentence,
     )
+
+
+def _says_nothing(terms: BoundTerms) -> bool:
+    """Whether a bound is no better than the base's; on a grid all may be rising."""
+    return not float(terms.total) < float(terms.start_gap)
 
 
 def _at(terms: BoundTerms, row: int) -> BoundTerms:
@@ -328,7 +295,7 @@ def recommend(
         coefficients=chosen["scale"] * np.asarray(problem.coefficients),
         current=current,
         best=_at(terms, best),
-        vacuous=bool(terms.vacuous[best]),
+        vacuous=_says_nothing(_at(terms, best)),
         confidence=confidence,
     )
 

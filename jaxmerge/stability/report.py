@@ -11,9 +11,10 @@ from jaxmerge import geometry
 from jaxmerge.kinematics._inputs import Numbers
 from jaxmerge.stability._markdown import markdown, plain
 from jaxmerge.stability.bound import TERMS, Measured, excess_risk_bound
+from jaxmerge.stability.coefficients import normalised_coefficients
 from jaxmerge.stability.gradients import pseudo_gradient_statistics, training_lengths
 from jaxmerge.stability.post_hoc import gram_dispersion
-from jaxmerge.stability.recommend import confidence_of, normalised_coefficients
+from jaxmerge.stability.recommend import confidence_of
 from jaxmerge.stability.scaling import best_steps
 from jaxmerge.stability.sparsifiers import random_mask_effect
 from jaxmerge.stability.spec import (
@@ -312,9 +313,14 @@ def _notes(found: MergeFriendliness) -> tuple[str, ...]:
                 f"near {found.best_steps[t]:.3g} steps"
             )
     if found.vacuous and found.terms is not None:
+        total, start = found.terms["total"], found.terms["start_gap"]
+        reason = (
+            "it rises with more training, where the risk may still fall"
+            if total < start
+            else f"it is not below that of the base, {start:.3g}"
+        )
         notes.append(
-            f"vacuous: the bound, {found.terms['total']:.3g}, is not below that of the "
-            f"base, {found.terms['start_gap']:.3g}; it says nothing about this merge"
+            f"vacuous: the bound of {total:.3g} says nothing about this merge; {reason}"
         )
     if found.masks is not None:
         notes.append(

@@ -221,5 +221,5 @@ def _with_masks(
         stabilities=factor * terms.stabilities,
         gradient_square=gradient_square,
         stability_square=square,
-        vacuous=~(total < terms.start_gap),
+        vacuous=~(total < terms.start_gap) | terms.rising,
     )
