@@ -28,6 +28,8 @@ class Preset:
       selection: numbers of elements from which the largest are selected.
       width_vectors: task vectors whose hull's width is estimated.
       width_dimension: their number of entries.
+      subset_pools: experts and hidden width of the networks of which all sets of
+        experts are merged.
       layers: of the checkpoint that is merged on disk.
       hidden: its width.
       vocabulary: its rows of embeddings.
@@ -44,6 +46,7 @@ class Preset:
     selection: tuple[int, ...] = (1 << 22,)
     width_vectors: int = 64
     width_dimension: int = 10**6
+    subset_pools: tuple[tuple[int, int], ...] = ((12, 64), (16, 8))
     layers: int = 14
     hidden: int = 1024
     vocabulary: int = 32000
@@ -62,6 +65,7 @@ PRESETS = {
         selection=(1 << 10,),
         width_vectors=4,
         width_dimension=1000,
+        subset_pools=((2, 3),),
         layers=1,
         hidden=16,
         vocabulary=64,

@@ -10,10 +10,10 @@ Writes `results.jsonl` (a manifest, then one line a measurement) and `results.pn
 import argparse
 from pathlib import Path
 
-from benchmarks import floor, in_memory, plot, selection, streamed, widths
+from benchmarks import floor, in_memory, plot, selection, streamed, subsets, widths
 from benchmarks.common import PRESETS, Results, manifest
 
-PARTS = ("in_memory", "selection", "widths", "streamed")
+PARTS = ("in_memory", "selection", "widths", "subsets", "streamed")
 
 
 def run(preset_name: str, parts: list[str], out: Path, checkpoints: Path) -> Path:
@@ -35,6 +35,9 @@ def run(preset_name: str, parts: list[str], out: Path, checkpoints: Path) -> Pat
             results.add(record)
     if "widths" in chosen:
         for record in widths.run(preset):
+            results.add(record)
+    if "subsets" in chosen:
+        for record in subsets.run(preset):
             results.add(record)
     if "streamed" in chosen:
         for record in streamed.run(preset, checkpoints / preset.name, recipe):

@@ -31,6 +31,17 @@ def test_widths_reach_the_precision_that_is_timed(tmp_path):
     assert records["gram"]["samples"] > records["direct"]["samples"]
 
 
+def test_all_sets_of_a_pool_are_measured_by_every_path(tmp_path, quick_compilation):
+    path = run("smoke", ["subsets"], tmp_path, tmp_path / "checkpoints")
+    records = [r for r in read(path) if r["kind"] == "subsets"]
+    assert {r["name"].partition(",")[0] for r in records} == {
+        "linear",
+        "average",
+        "ties",
+    }
+    assert all(r["subsets"] == 2 ** r["experts"] - 1 for r in records)
+
+
 def test_a_streamed_merge_in_its_own_process(tmp_path):
     path = run("smoke", ["streamed", "ties"], tmp_path, tmp_path / "checkpoints")
     record = list(read(path))[-1]
