@@ -1,0 +1,1 @@
+"""Is the advice of `jaxmerge diagnose` any good?"""
