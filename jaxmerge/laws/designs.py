@@ -16,6 +16,9 @@ from jaxmerge._checks import check_key
 from jaxmerge._types import PRNGKey
 from jaxmerge.laws.tables import subset_name
 
+# Positions `(order, task)`: an array, or nested lists.
+Orders = np.ndarray | Sequence[Sequence[int]]
+
 # More rows than this are refused; 2^24 rows of 24 experts are 400 MB.
 _MOST_SUBSETS = 1 << 24
 _CANDIDATES = 1000  # a permutation, as in the paper
@@ -262,25 +265,25 @@ def _candidates(key: PRNGKey, num_experts: int, number: int) -> np.ndarray:
     return _permutations(key, number, num_experts, rows=_CANDIDATES)
 
 
-def check_orders(orders: np.ndarray) -> np.ndarray:
+def check_orders(orders: Orders) -> np.ndarray:
     """Orders as an integer array `(order, task)`.
 
     Raises:
       ValueError: if a row is no permutation of the positions; by its number.
     """
-    orders = np.asarray(orders)
-    if orders.ndim != 2 or orders.size == 0:
-        raise ValueError(f"orders have shape {orders.shape}; expected (order, task)")
-    for number, order in enumerate(orders):
-        if sorted(order.tolist()) != list(range(orders.shape[1])):
+    rows = np.asarray(orders)
+    if rows.ndim != 2 or rows.size == 0:
+        raise ValueError(f"orders have shape {rows.shape}; expected (order, task)")
+    for number, order in enumerate(rows.tolist()):
+        if sorted(order) != list(range(rows.shape[1])):
             raise ValueError(
-                f"order {number} is {order.tolist()}; expected each position from 0 to "
-                f"{orders.shape[1] - 1} once"
+                f"order {number} is {order}; expected each position from 0 to "
+                f"{rows.shape[1] - 1} once"
             )
-    return orders
+    return rows
 
 
-def prefixes(orders: np.ndarray) -> Design:
+def prefixes(orders: Orders) -> Design:
     """The first 1, 2, ..., T experts of every order: nested sets, each set once.
 
     Args:
@@ -292,9 +295,7 @@ def prefixes(orders: np.ndarray) -> Design:
     References:
       Model Merging Scaling Laws in Large Language Models, 2025, Appendix M.
     """
-    orders = check_orders(orders)
-    num_experts = orders.shape[1]
-    members = (
-        order[:k].tolist() for k in range(1, num_experts + 1) for order in orders
-    )
+    rows = check_orders(orders)
+    num_experts = rows.shape[1]
+    members = (order[:k] for k in range(1, num_experts + 1) for order in rows.tolist())
     return Design.from_members(members, num_experts)

@@ -22,7 +22,7 @@ from jaxtyping import Array, PyTree
 from jaxmerge.laws._collect import Progress, collect
 from jaxmerge.laws._numbers import Real
 from jaxmerge.laws._saved import Saved
-from jaxmerge.laws.designs import Design, check_orders, prefixes
+from jaxmerge.laws.designs import Design, Orders, check_orders, prefixes
 from jaxmerge.laws.tables import LossTable, subset_name
 
 Losses = Mapping[str, Callable[[PyTree], Any]] | Callable[[PyTree], Any]
@@ -112,7 +112,7 @@ def measure(
 
 def measure_prefixes(
     merge: Incremental,
-    orders: np.ndarray,
+    orders: Orders,
     losses: Losses,
     *,
     domains: Sequence[str] | None = None,
@@ -160,7 +160,7 @@ def measure_prefixes(
     References:
       Model Merging Scaling Laws in Large Language Models, 2025, Appendix M.
     """
-    orders = check_orders(orders)
+    rows = check_orders(orders)
     known, evaluate = _evaluator(losses, domains)
 
     def chunk(orders: Array) -> Array:
@@ -171,11 +171,11 @@ def measure_prefixes(
         along = lambda order: jax.lax.scan(step, merge.start(), order)[1]
         return jax.lax.map(along, orders, batch_size=batch_size)
 
-    steps = range(1, orders.shape[1] + 1)
-    names = [[subset_name(sorted(o[:k])) for k in steps] for o in orders.tolist()]
+    steps = range(1, rows.shape[1] + 1)
+    names = [[subset_name(sorted(o[:k])) for k in steps] for o in rows.tolist()]
     saved = _saved(path, size, method, known, tokens)
-    found = collect(chunk, orders.astype(np.int32), names, saved, save_every, progress)
-    return _table(prefixes(orders).names, found, saved)
+    found = collect(chunk, rows.astype(np.int32), names, saved, save_every, progress)
+    return _table(prefixes(rows).names, found, saved)
 
 
 # --- what is asked for ---------------------------------------------------------------
