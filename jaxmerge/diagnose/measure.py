@@ -109,6 +109,7 @@ class Measurements:
       whole: of the whole model.
       layers: of each layer, by name.
       hill: of each expert's sampled entries; None with fewer than 20.
+      grams: the Gram matrix of every tensor.
       density: of the entries that `overlap` counts as largest.
       bytes_read: from all checkpoints; 0 for trees.
     """
@@ -117,6 +118,7 @@ class Measurements:
     whole: Measures
     layers: Mapping[str, Measures]
     hill: tuple[HillPlot, ...] | None
+    grams: Grams
     density: float
     bytes_read: int
 
@@ -231,6 +233,12 @@ def measure(
         whole=whole,
         layers=layers,
         hill=_hill(samples),
+        grams=Grams(
+            tuple(one.name for one in sums),
+            tuple(one.size for one in sums),
+            np.stack([one.gram for one in sums]),
+            tensors.bytes_read,
+        ),
         density=density,
         bytes_read=tensors.bytes_read,
     )

@@ -193,6 +193,96 @@ def _acceptable_dimensions(
     )
 
 
+def _finite_total(grams: Grams) -> np.ndarray:
+    total = grams.total
+    if not np.isfinite(total).all():
+        raise ValueError(
+            "the experts' differences from the base are not finite; look for a NaN, or "
+            "entries too large to be squared in float32"
+        )
+    return total
+
+
+def saturation_of_grams(
+    grams: Grams,
+    names: Sequence[str],
+    *,
+    key: PRNGKey,
+    num_samples: int = 4096,
+    symmetric: bool = False,
+    tolerance: Any = None,
+    half_angle: Any = None,
+    dimension: Any = None,
+    eta: Any = None,
+    dimensions: Estimate | None = None,
+) -> Saturation:
+    """What `saturation` finds, from Gram matrices that were measured before.
+
+    Args:
+      grams: of every tensor, from `checkpoint.gram` or `measure`.
+      names: of the experts.
+      key: as for `saturation`.
+      num_samples: as for `saturation`.
+      symmetric: as for `saturation`.
+      tolerance: as for `saturation`.
+      half_angle: as for `saturation`.
+      dimension: as for `saturation`.
+      eta: as for `saturation`.
+      dimensions: of the experts' acceptable sets, if they are known.
+
+    Raises:
+      ValueError: if a matrix is not finite, or an input is out of range.
+
+    Example:
+      >>> import jax
+      >>> grams = Grams(("w",), (9,), np.eye(3)[None], 0)
+      >>> found = saturation_of_grams(grams, ["a", "b", "c"], key=jax.random.key(0))
+      >>> found.parameters, float(found.whole.ranks.rank)
+      (9, 3.0)
+    """
+    total = _finite_total(grams)
+    measure = functools.partial(_measure, num_samples=num_samples, symmetric=symmetric)
+
+    def layer(gram: np.ndarray) -> tuple[Layer, Any, Any]:
+        ranks, width, gains, order, reached = measure(
+            jnp.asarray(gram, jnp.float32), key
+        )
+        return Layer(gram, ranks, width, gains), np.asarray(order), np.asarray(reached)
+
+    whole, order, reached = layer(total)
+    layers = {name: layer(gram)[0] for name, gram in grams.by_layer().items()}
+    inputs = Inputs(
+        gains=_without_rounding(whole),
+        cosines=whole.cosines,
+        tolerance=tolerance,
+        half_angle=half_angle,
+        dimension=dimension,
+        eta=eta,
+        parameters=sum(grams.sizes),
+        statistical_dimensions=None
+        if dimensions is None
+        else np.asarray(dimensions.mean),
+    )
+    thresholds, missing = thresholds_of(inputs)
+    ceiling = kinematics.width_ceiling(
+        float(whole.norms.max()),
+        float(len(names) * (1 + symmetric)),  # points of the hull
+        float(whole.ranks.rank),
+    )
+    return Saturation(
+        experts=tuple(names),
+        parameters=sum(grams.sizes),
+        whole=whole,
+        layers=layers,
+        order=order,
+        order_width=reached,
+        ceiling=float(ceiling),
+        thresholds=thresholds,
+        missing=missing,
+        statistical_dimensions=dimensions,
+    )
+
+
 def saturation(
     base: Any,
     experts: Sequence[Any],
@@ -259,22 +349,6 @@ def saturation(
       theorem each rests on.
     """
     grams, names = _grams(base, experts, progress)
-    total = grams.total
-    if not np.isfinite(total).all():
-        raise ValueError(
-            "the experts' differences from the base are not finite; look for a NaN, or "
-            "entries too large to be squared in float32"
-        )
-    measure = functools.partial(_measure, num_samples=num_samples, symmetric=symmetric)
-
-    def layer(gram: np.ndarray) -> tuple[Layer, Any, Any]:
-        ranks, width, gains, order, reached = measure(
-            jnp.asarray(gram, jnp.float32), key
-        )
-        return Layer(gram, ranks, width, gains), np.asarray(order), np.asarray(reached)
-
-    whole, order, reached = layer(total)
-    layers = {name: layer(gram)[0] for name, gram in grams.by_layer().items()}
     dimensions = None
     if loss is not None:
         losses = [loss] * len(names) if callable(loss) else list(loss)
@@ -283,35 +357,24 @@ def saturation(
                 f"{len(losses)} losses were given for {len(names)} experts"
             )
         dimensions = _acceptable_dimensions(
-            experts, losses, total, key, epsilon, negative, num_probes, num_steps
+            experts,
+            losses,
+            _finite_total(grams),
+            key,
+            epsilon,
+            negative,
+            num_probes,
+            num_steps,
         )
-    inputs = Inputs(
-        gains=_without_rounding(whole),
-        cosines=whole.cosines,
+    return saturation_of_grams(
+        grams,
+        names,
+        key=key,
+        num_samples=num_samples,
+        symmetric=symmetric,
         tolerance=tolerance,
         half_angle=half_angle,
         dimension=dimension,
         eta=eta,
-        parameters=sum(grams.sizes),
-        statistical_dimensions=None
-        if dimensions is None
-        else np.asarray(dimensions.mean),
-    )
-    thresholds, missing = thresholds_of(inputs)
-    ceiling = kinematics.width_ceiling(
-        float(whole.norms.max()),
-        float(len(names) * (1 + symmetric)),  # points of the hull
-        float(whole.ranks.rank),
-    )
-    return Saturation(
-        experts=names,
-        parameters=sum(grams.sizes),
-        whole=whole,
-        layers=layers,
-        order=order,
-        order_width=reached,
-        ceiling=float(ceiling),
-        thresholds=thresholds,
-        missing=missing,
-        statistical_dimensions=dimensions,
+        dimensions=dimensions,
     )

@@ -169,6 +169,26 @@ def heterogeneity(grams: np.ndarray) -> Statistic:
     return statistic
 
 
+def mean_cosine(grams: np.ndarray) -> Statistic:
+    """The mean cosine over pairs of experts; experts without a delta are left out.
+
+    Args:
+      grams: of each layer, `(L, T, T)`.
+    """
+
+    def statistic(layers: np.ndarray, experts: np.ndarray) -> float:
+        gram = np.tensordot(layers, grams, 1)
+        norms = np.sqrt(np.maximum(np.diagonal(gram), 0.0))
+        used = (experts > 0) & (norms > 0)
+        num = int(used.sum())
+        if num < 2:
+            return np.nan
+        cosines = gram[used][:, used] / np.outer(norms[used], norms[used])
+        return float((cosines.sum() - num) / (num * (num - 1)))
+
+    return statistic
+
+
 @dataclasses.dataclass(frozen=True)
 class Columns:
     """What the statistics are made from, one row a layer."""
@@ -231,6 +251,7 @@ def statistics_of(columns: Columns) -> dict[str, Statistic]:
         "capacity": capacity(c.filled, c.energies),
         "directional conflict": directional_conflict(c.signal, c.cross, c.interference),
         "heterogeneity": heterogeneity(c.grams),
+        "mean cosine": mean_cosine(c.grams),
         "sign conflict": sign_conflict(c.absolute, c.magnitudes),
         "least interference": least_interference(c.cross, c.interference),
     }
