@@ -12,16 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array
 
 from jaxmerge.kinematics._inputs import Numbers
-from jaxmerge.stability.bound import (
-    TERMS,
-    BoundTerms,
-    Measured,
-    excess_risk_bound,
-)
+from jaxmerge.stability import _programs
+from jaxmerge.stability.bound import TERMS, BoundTerms, Measured
 from jaxmerge.stability.coefficients import normalised_coefficients
 from jaxmerge.stability.gradients import training_lengths
 from jaxmerge.stability.recursions import check_convex
@@ -36,7 +31,6 @@ from jaxmerge.stability.spec import (
 
 KNOBS = ("steps", "learning_rate", "batch_size", "scale")
 _FACTORS = 2.0 ** np.arange(-4, 4.5, 1.0)
-_AT_A_TIME = 1024  # settings whose bounds are in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,26 +129,6 @@ def _candidates(grid: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarr
             values = np.minimum(values, np.asarray(problem.samples, np.float64))
         found[name] = np.concatenate([current[None], values])
     return found
-
-
-def _bounds(
-    rows: dict[str, np.ndarray],
-    problem: Problem,
-    stats: ProblemStats,
-    options: dict[str, Any],
-) -> BoundTerms:
-    """The bound of each row of settings; fields get a leading axis."""
-    dtype = problem.gap.dtype
-
-    def one(row: dict[str, Array]) -> BoundTerms:
-        spec = ExpertSpec(
-            row["learning_rate"], row["batch_size"], row["steps"], problem.samples
-        )
-        alphas = row["scale"] * problem.coefficients
-        return excess_risk_bound(spec, stats, coefficients=alphas, **options)
-
-    arrays = {name: jnp.asarray(x.astype(dtype)) for name, x in rows.items()}
-    return lax.map(one, arrays, batch_size=_AT_A_TIME)
 
 
 def _driver(before: BoundTerms, after: BoundTerms) -> tuple[str, float]:
@@ -259,21 +233,28 @@ def recommend(
         check_convex(spec, stats)
     problem = resolve(spec, stats, coefficients, target_weights)
     confidence = confidence_of(stats, measured)
-    options: dict[str, Any] = {
-        "target_weights": target_weights,
-        "convex": convex,
-        "measured": measured,
-    }
     candidates = _candidates(grid, problem)
     if convex:
         limit = 2 / float(problem.smoothness)
         keep = np.all(candidates["learning_rate"] <= limit, axis=1)
         candidates["learning_rate"] = candidates["learning_rate"][keep]
     rows, index = _product(candidates)
-    terms = _bounds(rows, problem, stats, options)
+    dtype = problem.gap.dtype
+    arrays = {name: jnp.asarray(x.astype(dtype)) for name, x in rows.items()}
+    terms = _programs.bounds(arrays, problem, stats, measured, convex=convex)
     totals = np.asarray(terms.total)
     current = _at(terms, 0)
-    advice = _coefficient_advice(spec, stats, problem, current, options, confidence)
+    advised = current.length * problem.target_weights
+    advised = advised / (problem.learning_rate * problem.steps)
+    after = _programs.bound(
+        spec,
+        stats,
+        coefficients=advised,
+        target_weights=problem.target_weights,
+        convex=convex,
+        measured=measured,
+    )
+    advice = _coefficient_advice(problem, advised, current, after, confidence)
     for at, name in enumerate(KNOBS):
         alone = np.flatnonzero(np.all(np.delete(index, at, axis=1) == 0, axis=1))
         best = int(alone[np.argmin(totals[alone])])
@@ -333,21 +314,20 @@ def _chosen_grid(
 
 
 def _coefficient_advice(
-    spec: ExpertSpec,
-    stats: ProblemStats,
     problem: Problem,
+    advised: Array,
     current: BoundTerms,
-    options: dict[str, Any],
+    after: BoundTerms,
     confidence: str,
 ) -> list[Advice]:
-    """Normalised coefficients at the same total length, where they differ."""
-    lengths = problem.learning_rate * problem.steps
-    advised = current.length * problem.target_weights / lengths
+    """Normalised coefficients at the same total length, where they help."""
     old, new = np.asarray(problem.coefficients), np.asarray(advised)
-    if np.allclose(old, new, rtol=1e-4):
+    worse = float(after.total) >= float(current.total) and np.isfinite(after.total)
+    if np.allclose(old, new, rtol=1e-4) or worse:
         return []
-    after = excess_risk_bound(spec, stats, coefficients=advised, **options)
-    return [_advice("coefficients", old, new, current, after, confidence)]
+    advice = _advice("coefficients", old, new, current, after, confidence)
+    reason = f"; chi^2 falls from {float(current.chi_squared):.3g} to 0"
+    return [dataclasses.replace(advice, sentence=advice.sentence + reason)]
 
 
 def _data_free(

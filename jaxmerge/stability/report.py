@@ -9,18 +9,19 @@ import numpy as np
 
 from jaxmerge import geometry
 from jaxmerge.kinematics._inputs import Numbers
+from jaxmerge.stability import _programs
 from jaxmerge.stability._markdown import markdown, plain
-from jaxmerge.stability.bound import TERMS, Measured, excess_risk_bound
+from jaxmerge.stability.bound import TERMS, Measured
 from jaxmerge.stability.coefficients import normalised_coefficients
 from jaxmerge.stability.gradients import pseudo_gradient_statistics, training_lengths
 from jaxmerge.stability.post_hoc import gram_dispersion
 from jaxmerge.stability.recommend import confidence_of
 from jaxmerge.stability.scaling import best_steps
-from jaxmerge.stability.sparsifiers import random_mask_effect
 from jaxmerge.stability.spec import (
     ExpertSpec,
     ProblemStats,
     num_experts,
+    resolve,
     weights_of,
 )
 
@@ -123,11 +124,12 @@ def _of_bound(
 ) -> dict[str, Any]:
     """What only the constants of the losses say."""
     options: dict[str, Any] = {
-        "coefficients": alphas,
-        "target_weights": weights,
+        "coefficients": jnp.asarray(alphas, jnp.float32),
+        "target_weights": jnp.asarray(weights, jnp.float32),
         "measured": measured,
     }
-    bound = excess_risk_bound(spec, stats, **options)
+    resolve(spec, stats, alphas, weights)  # for its checks
+    bound = _programs.bound(spec, stats, **options)
     terms = {name: float(getattr(bound, name)) for name in TERMS}
     sums = ("optimisation", "generalisation", "total")
     shape = (len(kernel),)
@@ -157,7 +159,7 @@ def _mask_changes(
         return None
     changes = {}
     for name, rescale in (("drop", False), ("dare", True)):
-        effect = random_mask_effect(
+        effect = _programs.mask_effect(
             spec, stats, _KEEP, rescale=rescale, squared_norms=squares, **options
         )
         changes[name] = float(effect.total_change)
