@@ -25,7 +25,7 @@ DESIGN = all_subsets(ABOUT["num_experts"])
 
 
 def densities(mask_rate):
-    """What keeps n - k + 1 entries, k = int(n * mask_rate), and all of them at k = 0."""
+    """What keeps n - k + 1 entries, k = int(n * mask_rate); all of them at k = 0."""
     result = {}
     for name, leaf in BASE.items():
         dropped = max(int(leaf.size * mask_rate) - 1, 0)
@@ -92,7 +92,7 @@ def test_the_runner_measures_their_merges():
 
 
 def test_ties_there_keeps_one_entry_more_than_the_rest(merges):
-    """Of 17 entries int(13.6) = 13 should go at 0.8: five stay. We keep int(3.4) = 3."""
+    """Of 17 entries int(13.6) = 13 should go at 0.8: five stay. Ours: int(3.4) = 3."""
     ours = merges(jaxmerge.ties(density=dict.fromkeys(BASE, 0.2)), DESIGN.masks)
     for t in range(len(EXPERTS)):
         alone = fixtures.under(TENSORS, f"ties_0.8/{t}")["bias"]
