@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxmerge.cli.law import add_law, run_law
 from jaxmerge.cli.text import parse_bytes
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -160,6 +161,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_merge(commands)
     _add_inspect(commands)
     _add_saturation(commands)
+    add_law(commands)
     return parser
 
 
@@ -192,6 +194,8 @@ def _run(arguments: argparse.Namespace) -> None:
         from jaxmerge.cli.merge import run_merge
 
         run_merge(arguments, ignored_options(arguments))
+    elif arguments.command == "law":
+        run_law(arguments)
     elif arguments.command == "saturation":
         from jaxmerge.cli.saturation import run_saturation
 

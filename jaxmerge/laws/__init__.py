@@ -14,8 +14,25 @@ from jaxmerge.laws.curves import (
     Form as Form,
     JointLaw as JointLaw,
 )
-from jaxmerge.laws.fit import Fit as Fit, fit_curve as fit_curve, fit_joint as fit_joint
+from jaxmerge.laws.designs import (
+    Design as Design,
+    all_subsets as all_subsets,
+    permutations as permutations,
+    prefixes as prefixes,
+    uniform_subsets as uniform_subsets,
+)
+from jaxmerge.laws.expansion import Expansion as Expansion, expand as expand
+from jaxmerge.laws.fit import (
+    Fit as Fit,
+    fit_curve as fit_curve,
+    fit_joint as fit_joint,
+    with_cautions as with_cautions,
+)
 from jaxmerge.laws.forecast import Forecast as Forecast, three_point as three_point
+from jaxmerge.laws.foresight import (
+    CurveForecast as CurveForecast,
+    forecast_curve as forecast_curve,
+)
 from jaxmerge.laws.guards import (
     Caution as Caution,
     query_cautions as query_cautions,
@@ -30,6 +47,7 @@ from jaxmerge.laws.planner import (
     smallest_size as smallest_size,
     stop_after as stop_after,
 )
+from jaxmerge.laws.plans import Answer as Answer, Plan as Plan, make_plan as make_plan
 from jaxmerge.laws.returns import (
     ReturnSummary as ReturnSummary,
     envelope as envelope,
@@ -49,6 +67,7 @@ from jaxmerge.laws.tables import (
     subset_name as subset_name,
     write_table as write_table,
 )
+from jaxmerge.laws.theory import Tail as Tail, predict_tail as predict_tail
 from jaxmerge.laws.variance import (
     VarianceFit as VarianceFit,
     fit_variance as fit_variance,

@@ -4,7 +4,7 @@ Fits run on the host, in float64: they are small, and done once.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,13 @@ def _predict(law: Any, points: Points) -> np.ndarray:
     if isinstance(law, Curve):
         return np.asarray(law(points.k))
     return np.asarray(law(points.size, points.k))
+
+
+def with_cautions(fit: Fit, cautions: Sequence[Caution]) -> Fit:
+    """A fit with further cautions; each is kept once."""
+    return dataclasses.replace(
+        fit, cautions=tuple(dict.fromkeys((*fit.cautions, *cautions)))
+    )
 
 
 def weights_of(points: Points, weights: str | Reals) -> np.ndarray:

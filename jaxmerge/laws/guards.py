@@ -47,25 +47,44 @@ def points_cautions(points: Points) -> Iterator[Caution]:
             f"only k = {listed} were measured; floor, amplitude and offset take three, "
             "and nothing is left that could contradict the law",
         )
-    for size in points.sizes:
-        own = points.at_size(size)
-        rises = np.diff(own.mean)
-        if np.any(rises > 0) and len(own) > 1:
-            worst = int(np.argmax(rises))
-            where = "" if np.isnan(size) else f" at size {size:g}"
-            yield Caution(
-                "non_monotone",
-                f"the mean loss rises from k = {own.k[worst]:g} to "
-                f"{own.k[worst + 1]:g}{where}, by {rises[worst]:.3g}; the law falls "
-                "(more subsets, or the bounded term, may help)",
-            )
-        spread = own.variance[np.isfinite(own.variance)]
-        if len(spread) > 1 and spread.max() > 1.2 * spread[0] > 0:
-            yield Caution(
-                "variance_grows",
-                "the variance over subsets grows with k before it falls; weights that "
-                "sum to one make it fall, so this looks like a sum with a fixed scale",
-            )
+    rises = [(_largest_rise(points.at_size(size)), size) for size in points.sizes]
+    rises = [(rise, size) for rise, size in rises if rise is not None]
+    if rises:
+        (height, k, after), size = max(rises)
+        where = "" if np.isnan(size) else f" at size {size:g}"
+        others = f", and less at {len(rises) - 1} other sizes" if rises[1:] else ""
+        yield Caution(
+            "non_monotone",
+            f"the mean loss rises from k = {k:g} to {after:g}{where}, by "
+            f"{height:.3g}{others}; the law only falls (more subsets, or the bounded "
+            "term, may help)",
+        )
+    grows = [
+        size for size in points.sizes if _variance_grows(points.at_size(size).variance)
+    ]
+    if grows:
+        yield Caution(
+            "variance_grows",
+            "the variance over subsets grows with k before it falls; weights that sum "
+            "to one make it fall, so this looks like a sum with a fixed scale",
+        )
+
+
+def _largest_rise(points: Points) -> tuple[float, float, float] | None:
+    """Its height and where; beyond two standard errors, where these are known."""
+    error = np.sqrt(points.variance / points.count)
+    error = np.where(np.isfinite(error), error, 0.0)
+    rises = np.diff(points.mean)
+    rises = np.where(rises > 2 * np.hypot(error[1:], error[:-1]), rises, 0.0)
+    if not np.any(rises > 0):
+        return None
+    worst = int(np.argmax(rises))
+    return float(rises[worst]), float(points.k[worst]), float(points.k[worst + 1])
+
+
+def _variance_grows(variance: np.ndarray) -> bool:
+    known = variance[np.isfinite(variance)]
+    return len(known) > 1 and bool(known.max() > 1.2 * known[0] > 0)
 
 
 def law_cautions(

@@ -1,6 +1,5 @@
 """Whether the data prefer the law: its rivals, fitted alike and ranked by AICc."""
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +7,7 @@ import numpy as np
 from jaxmerge.laws import guards
 from jaxmerge.laws._numbers import Reals
 from jaxmerge.laws.curves import FORMS
-from jaxmerge.laws.fit import Fit, fit_curve, fit_joint
+from jaxmerge.laws.fit import Fit, fit_curve, fit_joint, with_cautions
 from jaxmerge.laws.tables import Points
 
 
@@ -65,4 +64,4 @@ def _with_rivals(fit: Fit, aicc: dict[str, float]) -> Fit:
         points = points.at_size(points.sizes[-1])
         floor = float(curve.at(points.size[0]).floor)
     found = guards.rival_cautions(points, aicc, floor, float(fit.stderr[i]))
-    return dataclasses.replace(fit, cautions=(*fit.cautions, *found))
+    return with_cautions(fit, tuple(found))

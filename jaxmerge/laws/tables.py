@@ -237,7 +237,8 @@ class LossTable:
             known = list(dict.fromkeys(column.tolist()))
             if chosen is None and len(known) > 1:
                 raise ValueError(
-                    f"the table has several {what}s ({', '.join(known)}); name one"
+                    f"the table has several {what}s ({', '.join(known)}); name one, on "
+                    f"the command line with --{what}"
                 )
             if chosen is not None:
                 if chosen not in known:
