@@ -55,7 +55,7 @@ def test_plan_of_the_measured_curve(measured, capsys):
     out = capsys.readouterr().out
     row = lambda text: next(line for line in out.splitlines() if text in line)
     assert row("90% of the gain up to k = 9").split()[11] == "8"
-    assert row("for a loss of 0.5").split()[5] == "none"
+    assert row("for a loss of 0.5").split()[6] == "none"
     assert "warning: beyond_pool" in out
 
 
