@@ -17,6 +17,8 @@ from jaxmerge.laws.curves import (
 from jaxmerge.laws.designs import (
     Design as Design,
     all_subsets as all_subsets,
+    iterate_subsets as iterate_subsets,
+    num_subsets as num_subsets,
     permutations as permutations,
     prefixes as prefixes,
     uniform_subsets as uniform_subsets,
@@ -37,6 +39,22 @@ from jaxmerge.laws.guards import (
     Caution as Caution,
     query_cautions as query_cautions,
     table_cautions as table_cautions,
+)
+from jaxmerge.laws.linear import (
+    LinearMerge as LinearMerge,
+    linear_merge as linear_merge,
+)
+from jaxmerge.laws.measure import (
+    Incremental as Incremental,
+    measure as measure,
+    measure_prefixes as measure_prefixes,
+)
+from jaxmerge.laws.orders import (
+    OrderSpread as OrderSpread,
+    Synergy as Synergy,
+    order_sensitivity as order_sensitivity,
+    synergy as synergy,
+    trajectories as trajectories,
 )
 from jaxmerge.laws.planner import (
     Choice as Choice,
