@@ -4,8 +4,9 @@ The names here are the public API and the only promise of stability.
 `jaxmerge.checkpoint` works on files, `jaxmerge.ranks` selects by magnitude;
 `jaxmerge.transforms` and `jaxmerge.combine` are the parts that recipes are made of.
 
-`jaxmerge.geometry`, `jaxmerge.kinematics`, `jaxmerge.curvature` and `jaxmerge.diagnose`
-say why more experts fail, and are imported when they are first used.
+`jaxmerge.geometry`, `jaxmerge.kinematics`, `jaxmerge.curvature`, `jaxmerge.laws`,
+`jaxmerge.stability` and `jaxmerge.diagnose` say why more experts fail, and are imported
+when they are first used.
 """
 
 import importlib
@@ -58,11 +59,13 @@ if TYPE_CHECKING:
         diagnose as diagnose,
         geometry as geometry,
         kinematics as kinematics,
+        laws as laws,
+        stability as stability,
     )
 
 __version__ = "0.1.0"
 
-_THEORY = ("curvature", "diagnose", "geometry", "kinematics")
+_THEORY = ("curvature", "diagnose", "geometry", "kinematics", "laws", "stability")
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ class Config:
     test: int = 20
 
 
-PRESETS = {"smoke": Config(calibration=0, test=2), "cpu": Config()}
+PRESETS = {"smoke": Config(calibration=0, test=1), "cpu": Config()}
 
 
 def run(config: Config, out: Path) -> dict[str, Any]:
