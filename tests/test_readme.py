@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 
+import jaxmerge
 from jaxmerge.checkpoint.recipe_yaml import parse_recipe
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -33,3 +35,23 @@ def test_the_saturation_example_runs():
     exec(blocks("python")[0] + blocks("python")[2], scope)
     assert scope["found"].whole.width.mean.shape == (3,)
     assert "gram_capacity" in scope["found"].missing
+
+
+def test_the_law_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = {"w": jnp.zeros(4)}
+    rows = jax.random.normal(jax.random.key(0), (9, 4)) + 1
+    scope = {
+        "jax": jax,
+        "base": base,
+        "experts": [{"w": row} for row in rows],
+        "merger": jaxmerge.average(),
+        "loss": lambda params: 1 + jnp.sum((params["w"] - 1) ** 2),
+    }
+    exec(blocks("python")[3], scope)
+    assert len(scope["table"]) == 511
+    assert (tmp_path / "losses.csv").exists()
+    # The loss is quadratic, so the forecast is the measured curve.
+    forecast = scope["laws"].forecast_curve(scope["expansion"])
+    measured = scope["table"].points().mean
+    assert abs(forecast.mean - measured).max() < 1e-5
