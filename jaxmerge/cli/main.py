@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxmerge.cli.diagnose import add_diagnose
 from jaxmerge.cli.law import add_law, run_law
 from jaxmerge.cli.text import parse_bytes
 
@@ -161,6 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_merge(commands)
     _add_inspect(commands)
     _add_saturation(commands)
+    add_diagnose(commands)
     add_law(commands)
     return parser
 
@@ -196,6 +198,10 @@ def _run(arguments: argparse.Namespace) -> None:
         run_merge(arguments, ignored_options(arguments))
     elif arguments.command == "law":
         run_law(arguments)
+    elif arguments.command == "diagnose":
+        from jaxmerge.cli.diagnose import run_diagnose
+
+        run_diagnose(arguments)
     elif arguments.command == "saturation":
         from jaxmerge.cli.saturation import run_saturation
 

@@ -23,7 +23,7 @@ def record() -> dict[str, Any]:
 
 
 def sentence(found: dict[str, Any]) -> str:
-    """The record in a sentence or two, for every report.
+    """The record in a few sentences, for every report.
 
     Args:
       found: from `record`.
@@ -33,22 +33,20 @@ def sentence(found: dict[str, Any]) -> str:
     )
     points = lambda x: f"{x['mean']:.1f} ({x['lower']:.1f} to {x['upper']:.1f})"
     advised = found["advised"]
-    names = (
-        ("always task arithmetic", "task_arithmetic"),
-        (
-            f"always the method best on the other pools ({found['best_method']})",
-            "best_on_average",
-        ),
+    rivals = (
+        ("task arithmetic at scale 0.3", "task_arithmetic"),
+        (f"what is best on the other pools, {found['best_method']}", "best_on_average"),
     )
     others = "; ".join(
-        f"{label}: best on {share(found[name]['hit_rate'])}, "
-        f"{points(found[name]['regret'])} points behind"
-        for label, name in names
+        f"always {label}: best on {share(found[name]['hit_rate'])}, the advice is "
+        f"{points(found[name]['ahead'])} points ahead"
+        for label, name in rivals
     )
+    given = ", ".join(f"{n} {num}" for n, num in found["advice_given"].items() if num)
     return (
         f"How good this advice has been: over {found['sets']} sets of experts in "
         f"{found['pools']} pools of small networks the advised method was the best of "
-        f"{found['candidates']} on {share(advised['hit_rate'])} of sets, and "
+        f"{found['candidates']} on {share(advised['hit_rate'])} of the sets, "
         f"{points(advised['regret'])} points of accuracy behind the best on average. "
-        f"For comparison, {others}. Intervals are of 95 %."
+        f"Compared with {others}. What was advised: {given}. Intervals are of 95 %."
     )
