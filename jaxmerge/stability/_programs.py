@@ -14,7 +14,6 @@ from jaxmerge.stability.sparsifiers import random_mask_effect
 from jaxmerge.stability.spec import ExpertSpec, Problem, ProblemStats
 
 bound = jax.jit(excess_risk_bound, static_argnames=("convex",))
-mask_effect = jax.jit(random_mask_effect, static_argnames=("rescale", "convex"))
 
 
 @functools.partial(jax.jit, static_argnames=("convex",))
@@ -42,3 +41,31 @@ def bounds(
         )
 
     return jax.vmap(one)(rows)
+
+
+@functools.partial(jax.jit, static_argnames=("with_masks",))
+def bound_and_masks(
+    spec: ExpertSpec,
+    stats: ProblemStats,
+    squared_norms: Array,
+    keep_rate: Array,
+    options: dict[str, Any],
+    *,
+    with_masks: bool,
+) -> tuple[BoundTerms, dict[str, Array] | None]:
+    """The bound, and by how much masks without and with rescaling change its total."""
+    terms = excess_risk_bound(spec, stats, **options)
+    if not with_masks:
+        return terms, None
+    changes = {
+        name: random_mask_effect(
+            spec,
+            stats,
+            keep_rate,
+            rescale=rescale,
+            squared_norms=squared_norms,
+            **options,
+        ).total_change
+        for name, rescale in (("drop", False), ("dare", True))
+    }
+    return terms, changes

@@ -182,12 +182,23 @@ def _optimisation_terms(
     return terms, {"length": length, "shares": shares, "chi_squared": chi_squared}
 
 
+def check_measured(measured: Measured | None) -> Measured:
+    """Refuses concrete measurements that are none; None is nothing measured."""
+    measured = Measured() if measured is None else measured
+    for name, value in vars(measured).items():
+        if value is not None:
+            check_values(
+                name,
+                value,
+                lambda x: (x >= 0) & np.isfinite(x),
+                "finite numbers of at least 0",
+            )
+    return measured
+
+
 def _measured_or(value: Any, bound: Array, name: str) -> Array:
     if value is None:
         return bound
-    check_values(
-        name, value, lambda x: (x >= 0) & np.isfinite(x), "numbers of at least 0"
-    )
     if np.shape(value) not in ((), bound.shape):
         raise ValueError(
             f"the measured {name} has shape {np.shape(value)}; expected {bound.shape}"
@@ -310,7 +321,7 @@ def excess_risk_bound(
     if convex:
         check_convex(spec, stats)
     problem = resolve(spec, stats, coefficients, target_weights)
-    known = Measured() if measured is None else measured
+    known = check_measured(measured)
 
     def stretched(factor: Array) -> tuple[Array, BoundTerms]:
         longer = dataclasses.replace(problem, steps=factor * problem.steps)

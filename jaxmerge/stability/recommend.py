@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from jaxmerge.kinematics._inputs import Numbers
 from jaxmerge.stability import _programs
-from jaxmerge.stability.bound import TERMS, BoundTerms, Measured
+from jaxmerge.stability.bound import TERMS, BoundTerms, Measured, check_measured
 from jaxmerge.stability.coefficients import normalised_coefficients
 from jaxmerge.stability.gradients import training_lengths
 from jaxmerge.stability.recursions import check_convex
@@ -229,6 +229,7 @@ def recommend(
     if stats is None:
         return _data_free(spec, target_weights, momentum, coefficients)
     grid = _chosen_grid(grid, measured)
+    check_measured(measured)
     if convex:
         check_convex(spec, stats)
     problem = resolve(spec, stats, coefficients, target_weights)
@@ -242,7 +243,8 @@ def recommend(
     dtype = problem.gap.dtype
     arrays = {name: jnp.asarray(x.astype(dtype)) for name, x in rows.items()}
     terms = _programs.bounds(arrays, problem, stats, measured, convex=convex)
-    totals = np.asarray(terms.total)
+    terms = jax.tree.map(np.asarray, terms)
+    totals = terms.total
     current = _at(terms, 0)
     advised = current.length * problem.target_weights
     advised = advised / (problem.learning_rate * problem.steps)

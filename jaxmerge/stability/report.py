@@ -11,7 +11,7 @@ from jaxmerge import geometry
 from jaxmerge.kinematics._inputs import Numbers
 from jaxmerge.stability import _programs
 from jaxmerge.stability._markdown import markdown, plain
-from jaxmerge.stability.bound import TERMS, Measured
+from jaxmerge.stability.bound import TERMS, Measured, check_measured
 from jaxmerge.stability.coefficients import normalised_coefficients
 from jaxmerge.stability.gradients import pseudo_gradient_statistics, training_lengths
 from jaxmerge.stability.post_hoc import gram_dispersion
@@ -128,8 +128,21 @@ def _of_bound(
         "target_weights": jnp.asarray(weights, jnp.float32),
         "measured": measured,
     }
-    resolve(spec, stats, alphas, weights)  # for its checks
-    bound = _programs.bound(spec, stats, **options)
+    # For their checks: compiled functions do not see values.
+    resolve(spec, stats, alphas, weights)
+    check_measured(measured)
+    # What was measured without masks says nothing about the merge with them.
+    with_masks = measured is None or (
+        measured.optimisation is None and measured.gradient_square is None
+    )
+    bound, masks = _programs.bound_and_masks(
+        spec,
+        stats,
+        jnp.asarray(kernel.diagonal(), jnp.float32),
+        jnp.float32(_KEEP),
+        options,
+        with_masks=with_masks,
+    )
     terms = {name: float(getattr(bound, name)) for name in TERMS}
     sums = ("optimisation", "generalisation", "total")
     shape = (len(kernel),)
@@ -145,25 +158,8 @@ def _of_bound(
             float(np.asarray(stats.smoothness)) * lengths, shape
         ),
         "best_steps": np.broadcast_to(best, shape),
-        "masks": _mask_changes(spec, stats, kernel.diagonal(), options),
+        "masks": masks and {name: float(change) for name, change in masks.items()},
     }
-
-
-def _mask_changes(
-    spec: ExpertSpec, stats: ProblemStats, squares: np.ndarray, options: dict[str, Any]
-) -> dict[str, float] | None:
-    measured = options["measured"]
-    if measured is not None and not (
-        measured.optimisation is None and measured.gradient_square is None
-    ):
-        return None
-    changes = {}
-    for name, rescale in (("drop", False), ("dare", True)):
-        effect = _programs.mask_effect(
-            spec, stats, _KEEP, rescale=rescale, squared_norms=squares, **options
-        )
-        changes[name] = float(effect.total_change)
-    return changes
 
 
 def merge_friendliness(

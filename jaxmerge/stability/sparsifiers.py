@@ -167,8 +167,9 @@ def random_mask_effect(
     (rate,) = as_floats(keep_rate)
     rate, alphas = rate.astype(problem.gap.dtype), problem.coefficients
     before = excess_risk_bound(spec, stats, coefficients=alphas, **options)
-    kept = alphas if rescale else rate * alphas
-    trained = excess_risk_bound(spec, stats, coefficients=kept, **options)
+    trained = before
+    if not rescale:
+        trained = excess_risk_bound(spec, stats, coefficients=rate * alphas, **options)
     if squared_norms is None:
         found = recursions(problem, convex=convex)
         squared_norms = jnp.where(
