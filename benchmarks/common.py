@@ -30,6 +30,7 @@ class Preset:
       width_dimension: their number of entries.
       subset_pools: experts and hidden width of the networks of which all sets of
         experts are merged.
+      subset_recipes: by which recipes, beside the linear path.
       layers: of the checkpoint that is merged on disk.
       hidden: its width.
       vocabulary: its rows of embeddings.
@@ -47,6 +48,7 @@ class Preset:
     width_vectors: int = 64
     width_dimension: int = 10**6
     subset_pools: tuple[tuple[int, int], ...] = ((12, 64), (16, 8))
+    subset_recipes: tuple[str, ...] = ("average", "ties")
     layers: int = 14
     hidden: int = 1024
     vocabulary: int = 32000
@@ -65,7 +67,8 @@ PRESETS = {
         selection=(1 << 10,),
         width_vectors=4,
         width_dimension=1000,
-        subset_pools=((2, 3),),
+        subset_pools=((3, 3),),
+        subset_recipes=("average",),
         layers=1,
         hidden=16,
         vocabulary=64,

@@ -82,7 +82,7 @@ def _one_by_one(merge: Callable, design: Design, loss: Loss) -> dict[str, Any]:
     }
 
 
-def _pool(num: int, width: int) -> Iterator[dict[str, Any]]:
+def _pool(num: int, width: int, recipes: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     base, experts, loss = _network(num, width)
     design = all_subsets(num)
     about = {
@@ -93,7 +93,8 @@ def _pool(num: int, width: int) -> Iterator[dict[str, Any]]:
     }
     timed, expected = _whole(linear_merge(base, experts), design, loss)
     yield about | {"name": "linear"} | timed
-    for name, recipe in (("average", jaxmerge.average()), ("ties", jaxmerge.ties())):
+    for name in recipes:
+        recipe = getattr(jaxmerge, name)()
         merge = lambda mask, recipe=recipe: recipe(base, experts, members=mask)
         timed, losses = _whole(merge, design, loss)
         if name == "average":
@@ -106,4 +107,4 @@ def _pool(num: int, width: int) -> Iterator[dict[str, Any]]:
 def run(preset: Preset) -> Iterator[dict[str, Any]]:
     """Sets a second, for each pool of experts."""
     for num, width in preset.subset_pools:
-        yield from _pool(num, width)
+        yield from _pool(num, width, preset.subset_recipes)
