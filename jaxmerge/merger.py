@@ -87,7 +87,8 @@ class Merger:
             The merge is that of these experts alone, under their weights and ids. The
             mask may be traced: `jax.vmap` over masks merges many sets of experts by one
             program and transforms each expert once. If a traced mask is all false, the
-            result is the base (zeros without one).
+            result is the base (zeros without one). Model Stock of one traced member is
+            NaN.
 
         Returns:
           The merged parameters with the base's structure and dtypes (the first

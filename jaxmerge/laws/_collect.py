@@ -18,7 +18,7 @@ _SAME = 1e-4
 
 
 def _compiled(function: Callable[[Any], Array], rows: np.ndarray) -> Callable:
-    """Compiles a function of so many rows; fewer are filled up with the last.
+    """Compiles a function for as many rows; any number is cut to that, or filled up.
 
     What it closes over (a base, experts, data) is handed to the program as arguments:
     as constants it would be copied into it.
@@ -26,10 +26,14 @@ def _compiled(function: Callable[[Any], Array], rows: np.ndarray) -> Callable:
     closed = jax.make_jaxpr(function)(rows)
     program = jax.jit(lambda consts, x: eval_jaxpr(closed.jaxpr, consts, x))
 
-    def call(some: np.ndarray) -> np.ndarray:
+    def piece(some: np.ndarray) -> np.ndarray:
         fill = np.repeat(some[-1:], len(rows) - len(some), axis=0)
         (values,) = program(closed.consts, np.concatenate([some, fill]))
         return np.asarray(values, np.float64)[: len(some)]
+
+    def call(items: np.ndarray) -> np.ndarray:
+        starts = range(0, len(items), len(rows))
+        return np.concatenate([piece(items[i : i + len(rows)]) for i in starts])
 
     return call
 
@@ -93,8 +97,8 @@ def _check_same(
     saved: Saved,
 ) -> None:
     """Refuses to go on with a file in which the same sets have other losses."""
-    for i in anchors:
-        (values,) = call(items[[i]])
+    again = call(items[anchors]) if anchors else ()
+    for i, values in zip(anchors, again, strict=True):
         for name, now in zip(names[i], values, strict=True):
             differs = ~np.isclose(now, found[name], rtol=_SAME, atol=1e-7)
             for at in np.flatnonzero(differs).tolist():

@@ -61,7 +61,9 @@ class Design:
         return Design(self.masks[keep])
 
     @classmethod
-    def from_members(cls, members: Iterable[Sequence[int]], num_experts: int):
+    def from_members(
+        cls, members: Iterable[Sequence[int]], num_experts: int
+    ) -> "Design":
         """A design of sets of positions; of equal sets the first is kept.
 
         >>> Design.from_members([(0, 2), (2, 0), (1,)], 3).names

@@ -113,6 +113,22 @@ def test_one_program_is_compiled_whatever_the_number_of_sets():
     assert len(traced) == 1
 
 
+def test_means_over_all_sets_of_a_quadratic_are_the_law_of_a_finite_pool(rng):
+    """E[L | k] = L(c v) + c^2 tr(H S) (1/k - 1/M) / 2, with v and S of the pool."""
+    num, dimension, scale = 9, 6, 0.8
+    root = rng.standard_normal((dimension, dimension))
+    hessian, gradient = root @ root.T, rng.standard_normal(dimension)
+    vectors = rng.standard_normal((num, dimension))
+    quadratic = lambda x: 100 + x @ gradient + x @ hessian @ x / 2
+    with jax.enable_x64(True):
+        merge = linear_merge(np.zeros(dimension), list(vectors), scale=scale)
+        design = designs.all_subsets(num)
+        points = measure(merge, design, {"quadratic": quadratic}).points()
+    tail = scale**2 * np.trace(hessian @ np.cov(vectors.T)) / 2
+    expected = quadratic(scale * vectors.mean(axis=0)) + tail * (1 / points.k - 1 / num)
+    np.testing.assert_allclose(points.mean, expected, rtol=1e-13)
+
+
 # --- prefixes (T14) ------------------------------------------------------------------
 
 
