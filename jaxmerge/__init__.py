@@ -44,6 +44,7 @@ from jaxmerge.recipes import (
     consensus as consensus,
     dare as dare,
     emr as emr,
+    iso_cts as iso_cts,
     isotropic as isotropic,
     magnitude_prune as magnitude_prune,
     model_stock as model_stock,
@@ -51,6 +52,7 @@ from jaxmerge.recipes import (
     slerp as slerp,
     task_arithmetic as task_arithmetic,
     ties as ties,
+    tsv_m as tsv_m,
 )
 
 if TYPE_CHECKING:

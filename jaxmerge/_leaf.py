@@ -261,8 +261,8 @@ def emit(
 
 def finish(
     program: LeafProgram, i: int, state: Any, base: Any, dtype: Any, stats: Any = None
-) -> Array:
-    """The result of pass `i`."""
+) -> Any:
+    """The result of pass `i`: of the last a delta, of others any pytree."""
     base = None if base is None else jnp.asarray(base).astype(dtype)
     leaf = dataclasses.replace(program.leaf(base), stats=stats)
     return select(program.passes[i], None, dtype).finish(state, leaf)

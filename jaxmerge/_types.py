@@ -116,15 +116,16 @@ class Combine(Protocol):
     Attributes:
       frame: `"delta"` (the input is expert - base) or `"absolute"` (the weights).
 
-    A combine may also have `check_experts(num)`, which refuses a number of experts, and
-    `holds_all`: that its state has a slot for each expert.
+    The last pass finishes with a delta, one before it with any pytree: `leaf.stats` of
+    the next. A combine may also have `check_experts(num)`, which refuses a number of
+    experts, and `holds_all`: that its state has a slot for each expert.
     """
 
     @property
     def frame(self) -> str: ...
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> State: ...
     def join(self, a: State, b: State) -> State: ...
-    def finish(self, state: State, leaf: Leaf) -> Array: ...
+    def finish(self, state: State, leaf: Leaf) -> Any: ...
 
 
 PRNGKey = Key[Array, ""]

@@ -98,6 +98,8 @@ METHODS = [
     Method("consensus", J.consensus, R.consensus, sweep=("threshold", (0.2, 0.6))),
     Method("emr", J.emr, R.emr, agreement="close", sweep=None, whole_model=True),
     Method("isotropic", J.isotropic, R.isotropic, agreement="spectral"),
+    Method("iso_cts", J.iso_cts, R.iso_cts, agreement="spectral", experts=2),
+    Method("tsv_m", J.tsv_m, R.tsv_m, agreement="spectral"),
     Method(
         "rht",
         _rht,

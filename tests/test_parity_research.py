@@ -4,7 +4,7 @@ Task vectors go in and merged task vectors come out, so the error is compared wi
 deltas themselves: `ROUNDING` of the expected tensor's norm for elementwise methods.
 Where an oracle computes another thing than the paper, the test says what.
 
-Iso-CTS, TSV-M, MagMax, Fisher and RegMean are recorded and wait for their recipes.
+MagMax, Fisher and RegMean are recorded and wait for their recipes.
 """
 
 import itertools
@@ -199,6 +199,21 @@ def test_isotropic():
     """Iso-C; what is no matrix, here `bias` and `conv`, is averaged."""
     case = CASES["iso_c"]
     assert error(merge(jaxmerge.isotropic(), case), case.expected) < 2e-6
+
+
+@named("iso_cts")
+def test_isotropic_in_subspaces(case):
+    merger = jaxmerge.iso_cts(common=case.about["common_space_fraction"])
+    assert error(merge(merger, case), case.expected) < 5e-6
+
+
+def test_task_singular_vectors():
+    """With fewer directions than tasks FusionBench loses the matrix, and ours does not."""
+    case = CASES["tsv_m"]
+    merged = merge(jaxmerge.tsv_m(compat="reference"), case)
+    assert error(merged, case.expected) < 5e-6
+    assert not np.any(merged["thin.weight"])
+    assert np.any(merge(jaxmerge.tsv_m(), case)["thin.weight"])
 
 
 # --- random and pruned ---------------------------------------------------------------

@@ -107,7 +107,7 @@ def fold_and_finish(
     *,
     dtype: Any,
     out_dtype: Any,
-) -> Array:
+) -> Any:
     """The result of pass `i`; with an `out_dtype` the merged piece."""
     state = _fold(program, i, state, experts, base, stats, offset)
     result = _leaf.finish(program, i, state, base, dtype, stats)

@@ -6,7 +6,15 @@ from jaxmerge.combine.consensus import (
     SignMasks as SignMasks,
     UnifiedTaskVector as UnifiedTaskVector,
 )
-from jaxmerge.combine.spectral import Isotropic as Isotropic, polar as polar
+from jaxmerge.combine.decompositions import polar as polar, thin_svd as thin_svd
+from jaxmerge.combine.singular_vectors import (
+    TaskSingularVectors as TaskSingularVectors,
+)
+from jaxmerge.combine.spectral import (
+    CommonSpace as CommonSpace,
+    Isotropic as Isotropic,
+    IsotropicSubspaces as IsotropicSubspaces,
+)
 from jaxmerge.combine.sphere import (
     ModelStock as ModelStock,
     SphericalInterpolation as SphericalInterpolation,

@@ -1,91 +1,20 @@
-"""Spectra of the merged delta: the polar factor, and isotropic merging."""
+"""Spectra of the merged delta: isotropic merging, in one space and in several."""
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate, product, quotient
-from jaxmerge._types import Leaf, MatrixSpec, pytree, static
-
-
-def to_matrix(x: Array, spec: MatrixSpec) -> Array:
-    """Moves a leaf's output and input axes last: `[..., out, in]`."""
-    return jnp.moveaxis(x, (spec.out, spec.in_), (-2, -1))
-
-
-def from_matrix(x: Array, spec: MatrixSpec) -> Array:
-    """The inverse of `to_matrix`."""
-    return jnp.moveaxis(x, (-2, -1), (spec.out, spec.in_))
-
-
-def _whole(matrix: Array) -> Array:
-    """The matrix on every device: an SVD cannot be computed from its parts.
-
-    Only an explicit mesh needs to be told; else the compiler gathers by itself.
-    """
-    sharding = jax.typeof(matrix).sharding
-    if all(axis is None for axis in sharding.spec):
-        return matrix
-    replicated = NamedSharding(sharding.mesh, PartitionSpec(*[None] * matrix.ndim))
-    return jax.sharding.reshard(matrix, replicated)
-
-
-def _svd(matrix: Array) -> tuple[Array, Array, Array, Array]:
-    """Thin SVD with the mask of the singular values that are not rounding."""
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-    noise = jnp.finfo(s.dtype).eps * max(matrix.shape[-2:])
-    return u, s, vt, s > noise * s[..., :1]
-
-
-@jax.custom_jvp
-def polar(matrix: Array) -> Array:
-    r"""The orthogonal polar factor `U V^T` of each matrix, on its numerical rank.
-
-    Singular directions below `eps * max(out, in) * s_max` are left out, so that a
-    matrix of low rank has a polar factor of that rank (and zero has zero). The
-    derivative is the polar factor's own, finite at repeated singular values, where the
-    SVD's is not.
-
-    Args:
-      matrix: `[..., out, in]`, float32 or float64.
-
-    Returns:
-      `[..., out, in]`.
-
-    >>> polar(jnp.array([[3.0, 0.0], [0.0, 2.0]])).round(3).tolist()
-    [[1.0, 0.0], [0.0, 1.0]]
-
-    References:
-      Higham, Functions of Matrices, 2008, chapter 8.
-    """
-    u, _, vt, keep = _svd(matrix)
-    return (u * keep[..., None, :].astype(u.dtype)) @ vt
-
-
-@polar.defjvp
-def _polar_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (matrix,), (tangent,) = primals, tangents
-    u, s, vt, keep = _svd(matrix)
-    kept = keep.astype(s.dtype)
-    u, v = u * kept[..., None, :], jnp.swapaxes(vt, -1, -2) * kept[..., None, :]
-    ut, vt = jnp.swapaxes(u, -1, -2), jnp.swapaxes(v, -1, -2)
-    factor = u @ vt
-    # Within the range: U [ (U'EV - V'E'U)_ij / (s_i + s_j) ] V'. Across it: the parts
-    # of E outside the left and the right range, divided by s.
-    inner = ut @ tangent @ v
-    both = keep[..., :, None] & keep[..., None, :]
-    sums = jnp.where(both, s[..., :, None] + s[..., None, :], 1.0)
-    skew = jnp.where(both, (inner - jnp.swapaxes(inner, -1, -2)) / sums, 0.0)
-    inverse = jnp.where(keep, 1 / jnp.where(keep, s, 1.0), 0.0)
-    left = tangent @ v - u @ inner
-    right = ut @ tangent - inner @ vt
-    change = u @ skew @ vt
-    change = change + (left * inverse[..., None, :]) @ vt
-    change = change + u @ (inverse[..., :, None] * right)
-    return factor, change
+from jaxmerge._types import Leaf, pytree, static
+from jaxmerge.combine.decompositions import (
+    from_matrix,
+    polar,
+    thin_svd,
+    to_matrix,
+    whole,
+)
+from jaxmerge.combine.sphere import into_slot
 
 
 @pytree
@@ -118,9 +47,104 @@ class Isotropic:
         total, weight = state
         if leaf.matrix is None:
             return quotient(total, weight)
-        matrix = _whole(to_matrix(total, leaf.matrix))
+        matrix = whole(to_matrix(total, leaf.matrix))
         factor = polar(matrix)
         # The sum of the singular values is <polar, matrix>.
         nuclear = jnp.sum(factor * matrix, axis=(-2, -1), keepdims=True)
         flat = (nuclear / min(matrix.shape[-2:])) * factor
         return from_matrix(flat, leaf.matrix)
+
+
+@pytree
+class CommonSpace:
+    r"""The first pass of Iso-CTS: the leading singular vectors of the summed delta.
+
+    Of `r = min(out, in)` directions, `s = round((r - floor(common r)) / T)` are left
+    to each of the T experts; the common space has the other `r - T s`. Its result is
+    the basis `(U, s, V)` of that space; of leaves that are no matrices the mean.
+
+    Attributes:
+      common: the share of directions that are common, in (0, 1].
+    """
+
+    common: float = static(default=0.8)
+    frame: str = static(default="delta")
+    uses_shape = True
+    holds_all = True  # The number of directions depends on the number of experts.
+
+    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
+        del leaf
+        return product(weight, delta), weight
+
+    def join(self, a: Any, b: Any) -> Any:
+        return accumulate(a, b)
+
+    def finish(self, state: Any, leaf: Leaf) -> Any:
+        total, weight = state
+        if leaf.matrix is None:
+            return quotient(total, weight)
+        u, s, v = thin_svd(whole(to_matrix(total, leaf.matrix)))
+        slots = leaf.slots or 1
+        kept = s.shape[-1] - slots * _own(self.common, s.shape[-1], slots)
+        return u[..., :kept], s[..., :kept], v[..., :kept]
+
+
+def _own(common: float, rank: int, num_experts: int | None) -> int:
+    """How many directions each expert has to itself."""
+    assert num_experts is not None, "a combine that holds_all"
+    each = round((rank - int(common * rank)) / num_experts)
+    return min(each, rank // num_experts)
+
+
+@pytree
+class IsotropicSubspaces:
+    r"""Iso-CTS, second pass: common and task-specific directions, one flat spectrum.
+
+        delta = mean(s) * polar([U_c, U_1, ..., U_T]) polar([V_c, V_1, ..., V_T])^T
+
+    with `U_t, V_t` the leading singular vectors of what expert t has outside of the
+    common space, `d_t - U_c U_c^T d_t`, and the mean over all singular values kept.
+
+    Attributes:
+      common: as in `CommonSpace`.
+
+    References:
+      Marczak et al., No Task Left Behind: Isotropic Model Merging with Common and
+      Task-Specific Subspaces, 2025, algorithm 2.
+    """
+
+    common: float = static(default=0.8)
+    frame: str = static(default="delta")
+    uses_shape = True
+    holds_all = True
+
+    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
+        if leaf.matrix is None:
+            return jnp.zeros_like(delta)
+        matrix = whole(to_matrix(product(weight, delta), leaf.matrix))
+        basis, _, _ = leaf.stats
+        rest = matrix - basis @ (jnp.swapaxes(basis, -1, -2) @ matrix)
+        u, s, v = thin_svd(rest)
+        kept = _own(self.common, s.shape[-1], leaf.slots)
+        parts = u[..., :kept], s[..., :kept], v[..., :kept]
+        return tuple(into_slot(x, leaf) for x in parts)
+
+    def join(self, a: Any, b: Any) -> Any:
+        return accumulate(a, b)
+
+    def finish(self, state: Any, leaf: Leaf) -> Array:
+        if leaf.matrix is None:
+            return leaf.stats
+        (own_u, own_s, own_v), (u, s, v) = state, leaf.stats
+        left = jnp.concatenate([u, side_by_side(own_u)], axis=-1)
+        right = jnp.concatenate([v, side_by_side(own_v)], axis=-1)
+        num = s.shape[-1] + own_s.shape[0] * own_s.shape[-1]
+        total = jnp.sum(s, axis=-1) + jnp.sum(own_s, axis=(0, -1))
+        flat = polar(left) @ jnp.swapaxes(polar(right), -1, -2)
+        return from_matrix((total / num)[..., None, None] * flat, leaf.matrix)
+
+
+def side_by_side(slots: Array) -> Array:
+    """Columns of all experts: `(task, ..., row, k)` to `(..., row, task * k)`."""
+    moved = jnp.moveaxis(slots, 0, -2)
+    return moved.reshape(*moved.shape[:-2], -1)

@@ -12,11 +12,15 @@ from jaxmerge.recipes.consensus import (
     ties as ties,
 )
 from jaxmerge.recipes.geometric import (
-    isotropic as isotropic,
     model_stock as model_stock,
     slerp as slerp,
 )
 from jaxmerge.recipes.heavy_tailed import rht as rht
+from jaxmerge.recipes.spectral import (
+    iso_cts as iso_cts,
+    isotropic as isotropic,
+    tsv_m as tsv_m,
+)
 from jaxmerge.recipes.sums import (
     average as average,
     dare as dare,

@@ -1,7 +1,7 @@
-"""Norms, angles and spectra: SLERP, Model Stock and Iso-C."""
+"""Norms and angles: SLERP and Model Stock."""
 
 from jaxmerge._types import Coef
-from jaxmerge.combine import Isotropic, ModelStock, SphericalInterpolation
+from jaxmerge.combine import ModelStock, SphericalInterpolation
 from jaxmerge.merger import Merger
 from jaxmerge.recipes.choices import check_choice
 
@@ -41,19 +41,3 @@ def model_stock(*, filter_wise: bool = False, compat: str = "paper") -> Merger:
     """
     check_choice(compat, ("paper", "mergekit"), "compat")
     return Merger(combine=ModelStock(filter_wise=filter_wise, compat=compat))
-
-
-def isotropic(*, scale: Coef = 1.0, weights: Coef = None) -> Merger:
-    r"""Iso-C: the summed task matrix with all its singular values made equal.
-
-        merged = theta_0 + scale * mean(s) * U V^T,    U diag(s) V^T = sum_t d_t
-
-    Args:
-      scale: alpha, 1 to 1.5.
-      weights: w, 1 each if None.
-
-    References:
-      Marczak et al., No Task Left Behind: Isotropic Model Merging with Common and
-      Task-Specific Subspaces, 2025, algorithm 1.
-    """
-    return Merger(combine=Isotropic(), weights=weights, scale=scale)

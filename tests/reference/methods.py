@@ -164,3 +164,40 @@ def rht(base, experts, density=0.7, weights=None, divisor=None):
     weights = weights / weights.sum()
     kept = [keep_largest(d, density) / (divisor if density < 1 else 1) for d in deltas]
     return base + elected_mean(kept, weights, sum(kept), "count")
+
+
+def polar(matrix):
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    keep = s > 1e-6 * max(s.max(initial=0), 1e-300)
+    return u[:, keep] @ vt[keep]
+
+
+def tsv_m(base, experts, scale=1.0):
+    base, deltas = _deltas(base, experts)
+    if base.ndim != 2:
+        return base + scale * sum(deltas) / len(deltas)
+    k = max(1, min(base.shape) // len(deltas))
+    parts = [np.linalg.svd(d, full_matrices=False) for d in deltas]
+    left = polar(np.hstack([u[:, :k] for u, _, _ in parts]))
+    right = polar(np.hstack([vt[:k].T for _, _, vt in parts]))
+    values = np.concatenate([s[:k] for _, s, _ in parts])
+    return base + scale * left @ np.diag(values) @ right.T
+
+
+def iso_cts(base, experts, common=0.8, scale=1.0):
+    base, deltas = _deltas(base, experts)
+    if base.ndim != 2:
+        return base + scale * sum(deltas) / len(deltas)
+    rank, num = min(base.shape), len(deltas)
+    own = round((rank - int(common * rank)) / num)
+    u, s, vt = np.linalg.svd(sum(deltas), full_matrices=False)
+    kept = rank - num * own
+    lefts, values, rights = [u[:, :kept]], [s[:kept]], [vt[:kept].T]
+    for d in deltas:
+        rest = d - u[:, :kept] @ u[:, :kept].T @ d
+        own_u, own_s, own_vt = np.linalg.svd(rest, full_matrices=False)
+        lefts.append(own_u[:, :own])
+        values.append(own_s[:own])
+        rights.append(own_vt[:own].T)
+    mean = np.concatenate(values).mean()
+    return base + scale * mean * polar(np.hstack(lefts)) @ polar(np.hstack(rights)).T

@@ -1,0 +1,137 @@
+"""Leaves as matrices, and decompositions that are safe to differentiate."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from jaxmerge._types import MatrixSpec
+
+
+def to_matrix(x: Array, spec: MatrixSpec) -> Array:
+    """Moves a leaf's output and input axes last: `[..., out, in]`."""
+    return jnp.moveaxis(x, (spec.out, spec.in_), (-2, -1))
+
+
+def from_matrix(x: Array, spec: MatrixSpec) -> Array:
+    """The inverse of `to_matrix`."""
+    return jnp.moveaxis(x, (-2, -1), (spec.out, spec.in_))
+
+
+def whole(matrix: Array) -> Array:
+    """The matrix on every device: an SVD cannot be computed from its parts.
+
+    Only an explicit mesh needs to be told; else the compiler gathers by itself.
+    """
+    sharding = jax.typeof(matrix).sharding
+    if all(axis is None for axis in sharding.spec):
+        return matrix
+    replicated = NamedSharding(sharding.mesh, PartitionSpec(*[None] * matrix.ndim))
+    return jax.sharding.reshard(matrix, replicated)
+
+
+def _transposed(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2)
+
+
+def _svd(matrix: Array) -> tuple[Array, Array, Array, Array]:
+    """Thin SVD with the mask of the singular values that are not rounding."""
+    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    noise = jnp.finfo(s.dtype).eps * max(matrix.shape[-2:])
+    return u, s, vt, s > noise * s[..., :1]
+
+
+@jax.custom_jvp
+def thin_svd(matrix: Array) -> tuple[Array, Array, Array]:
+    r"""`U, s, V` with `matrix = U diag(s) V^T`, on its numerical rank.
+
+    Singular values below `eps * max(out, in) * s_max` are zero, and so are their
+    vectors: a matrix of low rank does not bring arbitrary directions along. In the
+    derivative, pairs of equal singular values do not turn into one another; what does
+    not depend on the basis of their space has the right one, and all are finite.
+
+    Args:
+      matrix: `[..., out, in]`, float32 or float64.
+
+    Returns:
+      `[..., out, r]`, `[..., r]`, `[..., in, r]`, r the smaller of out and in; s falls.
+
+    >>> u, s, v = thin_svd(jnp.array([[2.0, 0.0], [0.0, 0.0]]))
+    >>> s.tolist(), u.round(3).tolist()
+    ([2.0, 0.0], [[1.0, 0.0], [0.0, 0.0]])
+    """
+    u, s, vt, keep = _svd(matrix)
+    kept = keep.astype(s.dtype)
+    return u * kept[..., None, :], s * kept, _transposed(vt) * kept[..., None, :]
+
+
+@thin_svd.defjvp
+def _thin_svd_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (matrix,), (tangent,) = primals, tangents
+    u, s, v = thin_svd(matrix)
+    keep = s > 0
+    inner = _transposed(u) @ tangent @ v
+    change_s = jnp.diagonal(inner, axis1=-2, axis2=-1)
+    square = s**2
+    gap = square[..., None, :] - square[..., :, None]
+    # Equal but for rounding: the basis of their space is anybody's choice.
+    noise = 64 * jnp.finfo(s.dtype).eps * square[..., :1, None]
+    apart = keep[..., :, None] & keep[..., None, :] & (jnp.abs(gap) > noise)
+    f = jnp.where(apart, 1 / jnp.where(apart, gap, 1.0), 0.0)
+    scaled, mirrored = inner * s[..., None, :], s[..., :, None] * _transposed(inner)
+    turn_u = f * (scaled + mirrored)
+    turn_v = f * (s[..., :, None] * inner + _transposed(inner) * s[..., None, :])
+    inverse = jnp.where(keep, 1 / jnp.where(keep, s, 1.0), 0.0)[..., None, :]
+    out_u = (tangent @ v - u @ inner) * inverse
+    out_v = (_transposed(tangent) @ u - v @ _transposed(inner)) * inverse
+    return (u, s, v), (u @ turn_u + out_u, change_s, v @ turn_v + out_v)
+
+
+@jax.custom_jvp
+def polar(matrix: Array) -> Array:
+    r"""The orthogonal polar factor `U V^T` of each matrix, on its numerical rank.
+
+    Singular directions below `eps * max(out, in) * s_max` are left out, so that a
+    matrix of low rank has a polar factor of that rank (and zero has zero). The
+    derivative is the polar factor's own, finite at repeated singular values, where the
+    SVD's is not.
+
+    Args:
+      matrix: `[..., out, in]`, float32 or float64.
+
+    Returns:
+      `[..., out, in]`.
+
+    >>> polar(jnp.array([[3.0, 0.0], [0.0, 2.0]])).round(3).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+
+    References:
+      Higham, Functions of Matrices, 2008, chapter 8.
+    """
+    u, _, vt, keep = _svd(matrix)
+    return (u * keep[..., None, :].astype(u.dtype)) @ vt
+
+
+@polar.defjvp
+def _polar_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (matrix,), (tangent,) = primals, tangents
+    u, s, vt, keep = _svd(matrix)
+    kept = keep.astype(s.dtype)
+    u, v = u * kept[..., None, :], _transposed(vt) * kept[..., None, :]
+    ut, vt = _transposed(u), _transposed(v)
+    factor = u @ vt
+    # Within the range: U [ (U'EV - V'E'U)_ij / (s_i + s_j) ] V'. Across it: the parts
+    # of E outside the left and the right range, divided by s.
+    inner = ut @ tangent @ v
+    both = keep[..., :, None] & keep[..., None, :]
+    sums = jnp.where(both, s[..., :, None] + s[..., None, :], 1.0)
+    skew = jnp.where(both, (inner - _transposed(inner)) / sums, 0.0)
+    inverse = jnp.where(keep, 1 / jnp.where(keep, s, 1.0), 0.0)
+    left = tangent @ v - u @ inner
+    right = ut @ tangent - inner @ vt
+    change = u @ skew @ vt
+    change = change + (left * inverse[..., None, :]) @ vt
+    change = change + u @ (inverse[..., :, None] * right)
+    return factor, change

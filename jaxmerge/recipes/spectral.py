@@ -1,0 +1,77 @@
+"""Spectra of matrices: isotropic merging and task singular vectors."""
+
+from jaxmerge._checks import check_values
+from jaxmerge._types import Coef
+from jaxmerge.combine import (
+    CommonSpace,
+    Isotropic,
+    IsotropicSubspaces,
+    TaskSingularVectors,
+)
+from jaxmerge.merger import Merger
+from jaxmerge.recipes.choices import check_choice
+
+
+def isotropic(*, scale: Coef = 1.0, weights: Coef = None) -> Merger:
+    r"""Iso-C: the summed task matrix with all its singular values made equal.
+
+        merged = theta_0 + scale * mean(s) * U V^T,    U diag(s) V^T = sum_t d_t
+
+    Args:
+      scale: alpha, 1 to 1.5.
+      weights: w, 1 each if None.
+
+    References:
+      Marczak et al., No Task Left Behind: Isotropic Model Merging with Common and
+      Task-Specific Subspaces, 2025, algorithm 1.
+    """
+    return Merger(combine=Isotropic(), weights=weights, scale=scale)
+
+
+def iso_cts(*, common: float = 0.8, scale: Coef = 1.0, weights: Coef = None) -> Merger:
+    r"""Iso-CTS: isotropic merging in a common space and in one for each task.
+
+        delta  = mean(s) * polar([U_c, U_1, ..., U_T]) polar([V_c, V_1, ..., V_T])^T
+        merged = theta_0 + scale * delta
+
+    with the leading singular vectors of the summed task matrix, and those of what each
+    task has outside of them. Two passes over the experts. With more experts than about
+    `(1 - common) r / 0.5` no direction is left to a task, and it is Iso-C.
+
+    Args:
+      common: the share of directions in the common space, in (0, 1].
+      scale: alpha, about 1.4 to 1.5.
+      weights: w, 1 each if None.
+
+    Raises:
+      ValueError: if the share is out of range.
+
+    References:
+      Marczak et al., No Task Left Behind: Isotropic Model Merging with Common and
+      Task-Specific Subspaces, 2025, algorithm 2.
+    """
+    check_values("common", common, lambda x: (x > 0) & (x <= 1), "a share in (0, 1]")
+    return Merger(
+        combine=(CommonSpace(common), IsotropicSubspaces(common)),
+        weights=weights,
+        scale=scale,
+    )
+
+
+def tsv_m(*, scale: Coef = 1.0, weights: Coef = None, compat: str = "paper") -> Merger:
+    r"""TSV-M: the leading singular directions of each task, made orthogonal.
+
+        merged = theta_0 + scale * polar([U_1..U_T]) diag(S_1..S_T) polar([V_1..V_T])^T
+
+    Args:
+      scale: alpha; the paper's is 1.
+      weights: w, 1 each if None.
+      compat: `"paper"`, where every task keeps a direction, or `"reference"`, whose
+        code keeps `floor(r / T)`, none of a matrix with fewer than T directions.
+
+    References:
+      Gargiulo et al., Task Singular Vectors: Reducing Task Interference in Model
+      Merging, 2025, section 4.2.
+    """
+    check_choice(compat, ("paper", "reference"), "compat")
+    return Merger(combine=TaskSingularVectors(compat), weights=weights, scale=scale)
