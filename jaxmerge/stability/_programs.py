@@ -13,8 +13,6 @@ from jaxmerge.stability.bound import BoundTerms, excess_risk_bound
 from jaxmerge.stability.sparsifiers import random_mask_effect
 from jaxmerge.stability.spec import ExpertSpec, Problem, ProblemStats
 
-bound = jax.jit(excess_risk_bound, static_argnames=("convex",))
-
 
 @functools.partial(jax.jit, static_argnames=("convex",))
 def bounds(
@@ -34,7 +32,7 @@ def bounds(
         return excess_risk_bound(
             spec,
             stats,
-            coefficients=row["scale"] * problem.coefficients,
+            coefficients=row["coefficients"],
             target_weights=problem.target_weights,
             convex=convex,
             measured=measured,

@@ -305,11 +305,12 @@ def excess_risk_bound(
     Example:
       >>> spec = ExpertSpec(0.02, 8, jnp.array([8.0, 8.0, 8.0, 8.0]), 64)
       >>> stats = ProblemStats(1.0, 5.8, 6.2, 5.7, 0.5, 0.5, 3.4)
-      >>> found = excess_risk_bound(spec, stats)
+      >>> bound = jax.jit(excess_risk_bound)
+      >>> found = bound(spec, stats)
       >>> f"{found.total:.2f}", bool(found.vacuous)
       ('3.00', False)
       >>> long = ExpertSpec(0.02, 8, jnp.full(4, 100.0), 64)
-      >>> bool(excess_risk_bound(long, stats).vacuous)
+      >>> bool(bound(long, stats).vacuous)
       True
 
     References:

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from jaxmerge.kinematics._inputs import Numbers
 from jaxmerge.stability import _programs
@@ -240,23 +239,18 @@ def recommend(
         keep = np.all(candidates["learning_rate"] <= limit, axis=1)
         candidates["learning_rate"] = candidates["learning_rate"][keep]
     rows, index = _product(candidates)
-    dtype = problem.gap.dtype
-    arrays = {name: jnp.asarray(x.astype(dtype)) for name, x in rows.items()}
-    terms = _programs.bounds(arrays, problem, stats, measured, convex=convex)
-    terms = jax.tree.map(np.asarray, terms)
-    totals = terms.total
-    current = _at(terms, 0)
-    advised = current.length * problem.target_weights
-    advised = advised / (problem.learning_rate * problem.steps)
-    after = _programs.bound(
-        spec,
-        stats,
-        coefficients=advised,
-        target_weights=problem.target_weights,
-        convex=convex,
-        measured=measured,
+    # One row more, with what there is but for coefficients that fit the training.
+    alphas = np.asarray(problem.coefficients, np.float64)
+    lengths = candidates["learning_rate"][0] * candidates["steps"][0]
+    advised = np.sum(alphas * lengths) * np.asarray(problem.target_weights) / lengths
+    settings = {name: np.append(x, x[:1], axis=0) for name, x in rows.items()}
+    chosen = np.append(rows["scale"] * alphas, advised[None], axis=0)
+    terms = _bounds(
+        settings | {"coefficients": chosen}, problem, stats, measured, convex
     )
-    advice = _coefficient_advice(problem, advised, current, after, confidence)
+    totals, current = terms.total[:-1], _at(terms, 0)
+    after = _at(terms, -1)
+    advice = _coefficient_advice(alphas, advised, current, after, confidence)
     for at, name in enumerate(KNOBS):
         alone = np.flatnonzero(np.all(np.delete(index, at, axis=1) == 0, axis=1))
         best = int(alone[np.argmin(totals[alone])])
@@ -293,6 +287,20 @@ def _product(
     return rows, index
 
 
+def _bounds(
+    rows: dict[str, np.ndarray],
+    problem: Problem,
+    stats: ProblemStats,
+    measured: Measured | None,
+    convex: bool,
+) -> BoundTerms:
+    """The bound of each row of settings, as NumPy arrays."""
+    dtype = problem.gap.dtype
+    arrays = {name: jnp.asarray(x.astype(dtype)) for name, x in rows.items()}
+    terms = _programs.bounds(arrays, problem, stats, measured, convex=convex)
+    return jax.tree.map(np.asarray, terms)
+
+
 def _chosen_grid(
     grid: Mapping[str, Any] | None, measured: Measured | None
 ) -> dict[str, Any]:
@@ -316,14 +324,13 @@ def _chosen_grid(
 
 
 def _coefficient_advice(
-    problem: Problem,
-    advised: Array,
+    old: np.ndarray,
+    new: np.ndarray,
     current: BoundTerms,
     after: BoundTerms,
     confidence: str,
 ) -> list[Advice]:
     """Normalised coefficients at the same total length, where they help."""
-    old, new = np.asarray(problem.coefficients), np.asarray(advised)
     worse = float(after.total) >= float(current.total) and np.isfinite(after.total)
     if np.allclose(old, new, rtol=1e-4) or worse:
         return []

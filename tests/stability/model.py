@@ -8,11 +8,32 @@ so L = 1, and F and its minimum are known. All seeds are one batch of arrays.
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxmerge import stability
 from jaxmerge.stability import ExpertSpec, ProblemStats
 
 DIMENSION = 8
+# Outside of `jit`, each operation would be a program of its own.
+PROGRAM = jax.jit(stability.excess_risk_bound, static_argnames=("convex",))
+
+
+def bound(spec, stats, *, coefficients=None, target_weights=None, **options):
+    """The compiled bound, for float32 arrays only: one program a number of experts."""
+    rows = [*vars(spec).values(), stats.noise, stats.gradient_norms]
+    given = [*rows, coefficients, target_weights]
+    num = max(np.size(x) for x in given if x is not None)
+    row = lambda x: np.broadcast_to(np.asarray(x, np.float32), (num,))
+    weights = np.full(num, 1 / num) if target_weights is None else target_weights
+    alphas = weights if coefficients is None else coefficients
+    known = {
+        name: row(x) if name in ("noise", "gradient_norms") else np.float32(x)
+        for name, x in vars(stats).items()
+    }
+    spec = ExpertSpec(*(row(x) for x in vars(spec).values()))
+    arrays = {"coefficients": row(alphas), "target_weights": row(weights)}
+    return PROGRAM(spec, ProblemStats(**known), **arrays, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +180,7 @@ def run(model, settings, *, length, seeds=600, weights=None, alphas=None, seed=0
     return Run(stats, excess, optimisation, generalisation, merged, squares)
 
 
-def stability(hessian, rate, batch, samples, length, *, runs=4000, seed=0):
+def coupled(hessian, rate, batch, samples, length, *, runs=4000, seed=0):
     """delta_k^2 after each step: coupled training with one sample replaced.
 
     The difference of both runs needs only how often the sample is in a batch.

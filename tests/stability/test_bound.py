@@ -10,11 +10,11 @@ import pytest
 from jaxmerge import stability
 from jaxmerge.stability import ExpertSpec, Measured, ProblemStats
 from tests.reference import stability as reference
+from tests.stability.model import PROGRAM, bound
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 STATS = ProblemStats(1.0, 5.8, 6.2, 5.7, 0.5, 0.6, 3.4)
 WEIGHTS = np.array([0.4, 0.3, 0.2, 0.1])
-# Outside of `jit`, each operation would be a program of its own.
-BOUND = jax.jit(stability.excess_risk_bound)
 
 
 def problem(rng, num, steps):
@@ -96,7 +96,7 @@ def test_one_step_has_a_closed_form():
     rate, batch, samples = np.array([0.02, 0.05]), 8.0, 64.0
     weights, alphas = np.array([0.5, 0.5]), np.array([0.7, 0.2])
     with jax.enable_x64(True):
-        found = BOUND(ExpertSpec(rate, batch, 1, samples), STATS, coefficients=alphas)
+        found = PROGRAM(ExpertSpec(rate, batch, 1, samples), STATS, coefficients=alphas)
     square = 5.8 + 2 * 6.2
     deltas = 4 * rate**2 / (batch * samples) * (1 + batch / samples) * square
     length = np.sum(alphas * rate)
@@ -134,7 +134,7 @@ def test_a_merge_of_nothing_is_the_base():
 
 def test_terms_are_separate_and_add_up():
     spec = ExpertSpec(0.02, 8, jnp.array([8.0, 24.0]), 64)
-    found = BOUND(spec, STATS)
+    found = bound(spec, STATS)
     first = found.start_gap + found.descent + found.training_heterogeneity
     first = first + found.drift + found.noise + found.long_step
     np.testing.assert_allclose(found.optimisation, first, rtol=1e-6)
@@ -142,7 +142,7 @@ def test_terms_are_separate_and_add_up():
     np.testing.assert_allclose(found.generalisation, second, rtol=1e-6)
     np.testing.assert_allclose(found.total, first + second, rtol=1e-6)
     assert float(found.descent) < 0 < float(found.training_heterogeneity)
-    equal = BOUND(spec, STATS, coefficients=stability.normalised_coefficients(spec))
+    equal = bound(spec, STATS, coefficients=stability.normalised_coefficients(spec))
     assert float(equal.chi_squared) < 1e-12
 
 
@@ -221,7 +221,7 @@ def test_measurements_replace_their_bounds():
     measured = Measured(
         optimisation=0.5, gradient_square=4.0, drifts=1.0, stabilities=jnp.full(2, 0.08)
     )
-    found = BOUND(spec, STATS, measured=measured)
+    found = bound(spec, STATS, measured=measured)
     assert float(found.optimisation) == 0.5
     # Delta^2 = 2 (1/2) (1/4) 0.08 = 0.02
     np.testing.assert_allclose(
@@ -230,7 +230,7 @@ def test_measurements_replace_their_bounds():
     assert not bool(found.vacuous)
     assert not bool(found.rising)
     part = dataclasses.replace(measured, optimisation=None, gradient_square=None)
-    long = BOUND(spec, STATS, measured=part)
+    long = bound(spec, STATS, measured=part)
     assert np.isfinite(long.total)  # no recursion is left that could overflow
 
 

@@ -12,6 +12,7 @@ from jaxmerge.stability import ExpertSpec, Measured, ProblemStats
 from tests.stability import model
 from tests.stability.model import Settings
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 STATS = ProblemStats(1.0, 5.8, 6.2, 5.7, 0.5, 0.6, 3.4)
 SPEC = ExpertSpec(0.02, 8, np.full(4, 8.0), 64)
 

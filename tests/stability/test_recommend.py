@@ -9,9 +9,10 @@ import pytest
 
 from jaxmerge import stability
 from jaxmerge.stability import ExpertSpec, Measured, ProblemStats
+from tests.stability import model
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 STATS = ProblemStats(1.0, 5.8, 6.2, 5.7, 0.5, 0.6, 3.4)
-BOUND = jax.jit(stability.excess_risk_bound)
 RECOMMEND = stability.recommend
 
 
@@ -26,7 +27,7 @@ def test_advice_is_the_smallest_bound_of_the_grid():
     found = stability.recommend(spec, STATS, grid=grid)
     by_hand = {
         (k, s, b): float(
-            BOUND(
+            model.bound(
                 ExpertSpec(0.02, b, np.full(2, k, "f"), 64.0),
                 STATS,
                 coefficients=np.full(2, s / 2, "f"),
@@ -65,7 +66,7 @@ def test_unequal_experts_are_told_their_coefficients():
     assert advice.setting == "coefficients"
     np.testing.assert_allclose(advice.advised, [2.0, 2 / 7], rtol=1e-5)
     assert "chi^2 falls from 0.5" in advice.sentence
-    after = BOUND(spec, STATS, coefficients=np.float32(advice.advised))
+    after = model.bound(spec, STATS, coefficients=np.float32(advice.advised))
     np.testing.assert_allclose(after.length, found.current.length, rtol=1e-6)
     np.testing.assert_allclose(
         advice.total_change, after.total - found.current.total, rtol=1e-5
@@ -97,6 +98,7 @@ def test_measured_experts_leave_the_merge_to_choose():
     np.testing.assert_array_equal(found.spec.steps, [100.0, 100.0])
 
 
+@pytest.mark.slow
 def test_convex_losses_keep_the_learning_rate_within_their_limit():
     found = stability.recommend(
         spec_of([2.0, 2.0], rate=0.5),
@@ -250,7 +252,7 @@ def test_settings_add_pseudo_gradients_and_coefficients():
 def test_with_statistics_the_report_has_the_bound_and_its_shares(steps):
     spec = spec_of([steps, steps])
     found = stability.merge_friendliness(np.eye(2), spec=spec, stats=STATS)
-    bound = BOUND(spec, STATS)
+    bound = model.bound(spec, STATS)
     assert found.confidence == "a priori"
     assert found.vacuous is bool(bound.vacuous) is (steps > 10)
     np.testing.assert_allclose(found.terms["total"], bound.total, rtol=1e-6)

@@ -17,9 +17,7 @@ from jaxmerge.stability import ExpertSpec
 from tests.stability import model
 from tests.stability.model import Settings
 
-BOUND = jax.jit(
-    stability.excess_risk_bound, static_argnames=("convex",)
-)  # one program for each number of experts
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @functools.cache
@@ -74,9 +72,7 @@ def test_the_bound_is_u_shaped_where_the_risk_still_falls():
 
 def test_measured_stability_gives_a_bound_of_the_generalisation_error():
     run, hessians = reference_run(), model.make().hessians
-    paths = [
-        model.stability(h, 0.02, 8, 64, 128, seed=t) for t, h in enumerate(hessians)
-    ]
+    paths = [model.coupled(h, 0.02, 8, 64, 128, seed=t) for t, h in enumerate(hessians)]
     paths = np.array(paths)
     at = np.array([16, 64, 128]) - 1
     squares = paths.mean(0)[at] / 16  # sum of p alpha^2 delta^2
@@ -93,7 +89,7 @@ def test_measured_stability_gives_a_bound_of_the_generalisation_error():
     measured = stability.Measured(
         gradient_square=run.gradient_square[15], stabilities=paths[:, 15]
     )
-    found = BOUND(Settings().spec(16.0), run.stats, measured=measured)
+    found = model.bound(Settings().spec(16.0), run.stats, measured=measured)
     np.testing.assert_allclose(found.generalisation, known[0], rtol=1e-5)
     bound = bounds_of_run().stabilities
     assert np.all(bound >= paths.T)
@@ -104,17 +100,14 @@ def test_measured_stability_gives_a_bound_of_the_generalisation_error():
 
 def test_convex_losses_have_a_smaller_bound_that_holds():
     run, hessian = reference_run(), model.make().hessians[0]
-    convex = np.array([
-        float(BOUND(Settings().spec(k), run.stats, convex=True).stabilities.mean())
-        for k in (1.0, 32.0, 128.0)
-    ])  # fmt: skip
-    path = model.stability(hessian, 0.02, 8, 64, 128)[[0, 31, 127]]
+    bound = lambda k: model.bound(Settings().spec(k), run.stats, convex=True)
+    convex = np.array([float(bound(k).stabilities.mean()) for k in (1, 32, 128)])
+    path = model.coupled(hessian, 0.02, 8, 64, 128)[[0, 31, 127]]
     plain = bounds_of_run().stabilities.mean(1)[[0, 31, 127]]
     assert np.all(path <= convex)
     assert np.all(convex[1:] < plain[1:])
     np.testing.assert_allclose(convex[1], 1.8e-2, rtol=0.05)
-    found = BOUND(Settings().spec(64.0), run.stats, convex=True)
-    assert float(found.total) >= run.excess[63]
+    assert float(bound(64).total) >= run.excess[63]
 
 
 # One setting is multiplied by `factor`: the powers of the study, measured and bounded.
@@ -140,12 +133,12 @@ def test_stability_scales_as_its_bound_does(name):
 
     def measured(one):
         rate, batch, steps, samples = one.values()
-        path = model.stability(hessian, rate, batch, samples, int(steps), runs=8000)
+        path = model.coupled(hessian, rate, batch, samples, int(steps), runs=8000)
         return path[-1]
 
     def bounded(one):
         spec = ExpertSpec(**{k: float(v) for k, v in one.items()})
-        return float(BOUND(spec, stats).stabilities[0])
+        return float(model.bound(spec, stats).stabilities[0])
 
     power = np.log(measured(more) / measured(fields)) / np.log(factor)
     bound_power = np.log(bounded(more) / bounded(fields)) / np.log(factor)
@@ -160,7 +153,7 @@ def test_more_experts_divide_the_generalisation_error():
         family = model.make(num_experts=int(num))
         run = model.run(family, Settings(), length=16, seeds=100)
         errors.append(run.generalisation[-1])
-        paths = [model.stability(h, 0.02, 8, 64, 16)[-1] for h in family.hessians]
+        paths = [model.coupled(h, 0.02, 8, 64, 16)[-1] for h in family.hessians]
         squares.append(np.mean(paths) / num**2)
     slope = lambda values: np.polyfit(np.log(nums), np.log(values), 1)[0]
     assert abs(slope(squares) + 2) < 0.05
@@ -173,7 +166,7 @@ def test_unequal_training_costs_what_chi_squared_says():
     unequal = [(16,) * 4, (12, 20, 12, 20), (8, 24, 8, 24), (4, 28, 4, 28)]
     for steps in unequal:
         run = model.run(family, Settings(steps=steps), length=max(steps), seeds=300)
-        bound = BOUND(Settings().spec(jnp.array(steps, float)), run.stats)
+        bound = model.bound(Settings().spec(jnp.array(steps, float)), run.stats)
         rows.append((run.excess[-1], bound.total, bound.training_heterogeneity))
     rows = np.array(rows, float)
     assert np.all(np.diff(rows, axis=0) > 0)
@@ -187,7 +180,7 @@ def test_unequal_training_costs_what_chi_squared_says():
     alphas = stability.normalised_coefficients(spec)
     alphas = np.asarray(alphas * (steps.mean() / np.sum(alphas * steps)))
     run = model.run(family, Settings(steps=steps), length=28, seeds=300, alphas=alphas)
-    bound = BOUND(spec, run.stats, coefficients=alphas)
+    bound = model.bound(spec, run.stats, coefficients=alphas)
     assert run.excess[-1] < rows[3, 0] - 0.2
     np.testing.assert_allclose(run.excess[-1], 2.024, rtol=0.01)
     np.testing.assert_allclose(bound.total, 3.25, rtol=0.01)
@@ -206,6 +199,8 @@ def test_the_bound_holds_for_unequal_weights_rates_and_coefficients():
             family, settings, length=15, seeds=200, weights=weights, alphas=alphas
         )
         spec = ExpertSpec(rate, 8.0, steps.astype(float), 64.0)
-        found = BOUND(spec, run.stats, coefficients=alphas, target_weights=weights)
+        found = model.bound(
+            spec, run.stats, coefficients=alphas, target_weights=weights
+        )
         assert run.excess[-1] <= float(found.total) <= 2 * run.excess[-1]
         assert float(found.generalisation) >= run.generalisation[-1]
