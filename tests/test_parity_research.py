@@ -208,7 +208,7 @@ def test_isotropic_in_subspaces(case):
 
 
 def test_task_singular_vectors():
-    """With fewer directions than tasks FusionBench loses the matrix, and ours does not."""
+    """With fewer directions than tasks FusionBench loses the matrix; ours does not."""
     case = CASES["tsv_m"]
     merged = merge(jaxmerge.tsv_m(compat="reference"), case)
     assert error(merged, case.expected) < 5e-6
