@@ -50,9 +50,11 @@ from jaxmerge.recipes import (
     model_stock as model_stock,
     rht as rht,
     slerp as slerp,
+    swudi as swudi,
     task_arithmetic as task_arithmetic,
     ties as ties,
     tsv_m as tsv_m,
+    wudi as wudi,
 )
 
 if TYPE_CHECKING:

@@ -101,6 +101,22 @@ METHODS = [
     Method("iso_cts", J.iso_cts, R.iso_cts, agreement="spectral", experts=2),
     Method("tsv_m", J.tsv_m, R.tsv_m, agreement="spectral"),
     Method(
+        "wudi",
+        lambda **k: J.wudi(**{"learning_rate": 1e-3, "steps": 30, **k}),
+        lambda b, e: R.wudi(b, e, learning_rate=1e-3, steps=30),
+        agreement="spectral",
+        sweep=("learning_rate", (5e-4, 2e-3)),
+        experts=2,
+    ),
+    Method(
+        "swudi",
+        lambda **k: J.swudi(**{"time": 3.0, **k}),
+        lambda b, e: R.swudi(b, e, time=3.0),
+        agreement="spectral",
+        sweep=("time", (1.0, 5.0)),
+        experts=2,
+    ),
+    Method(
         "rht",
         _rht,
         _rht_reference,

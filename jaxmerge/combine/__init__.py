@@ -7,6 +7,10 @@ from jaxmerge.combine.consensus import (
     UnifiedTaskVector as UnifiedTaskVector,
 )
 from jaxmerge.combine.decompositions import polar as polar, thin_svd as thin_svd
+from jaxmerge.combine.interference import (
+    WudiDescent as WudiDescent,
+    WudiFilter as WudiFilter,
+)
 from jaxmerge.combine.singular_vectors import (
     TaskSingularVectors as TaskSingularVectors,
 )

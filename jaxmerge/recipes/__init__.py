@@ -16,6 +16,7 @@ from jaxmerge.recipes.geometric import (
     slerp as slerp,
 )
 from jaxmerge.recipes.heavy_tailed import rht as rht
+from jaxmerge.recipes.interference import swudi as swudi, wudi as wudi
 from jaxmerge.recipes.spectral import (
     iso_cts as iso_cts,
     isotropic as isotropic,

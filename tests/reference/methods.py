@@ -201,3 +201,40 @@ def iso_cts(base, experts, common=0.8, scale=1.0):
         rights.append(own_vt[:own].T)
     mean = np.concatenate(values).mean()
     return base + scale * mean * polar(np.hstack(lefts)) @ polar(np.hstack(rights)).T
+
+
+def _wudi_sums(deltas):
+    sizes = [max(np.sum(d**2), 1e-300) for d in deltas]
+    kernel = sum(d.T @ d / n for d, n in zip(deltas, sizes, strict=True))
+    target = sum(d @ d.T @ d / n for d, n in zip(deltas, sizes, strict=True))
+    return kernel, target, sum(deltas)
+
+
+def wudi(base, experts, learning_rate=1e-5, steps=300, scale=1.0):
+    base, deltas = _deltas(base, experts)
+    if base.ndim != 2:
+        return base + scale * sum(deltas) / len(deltas)
+    m, first, second = sum(deltas), 0.0, 0.0
+    for count in range(1, steps + 1):
+        # The gradient of sum_t |(m - d_t) d_t^T|^2 / |d_t|^2, task by task.
+        gradient = sum(2 * (m - d) @ d.T @ d / np.sum(d**2) for d in deltas)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        size = np.sqrt(second / (1 - 0.999**count)) + 1e-8
+        m = m - learning_rate * first / (1 - 0.9**count) / size
+    return base + scale * m
+
+
+def swudi(base, experts, time=300.0, share=0.65, scale=1.0):
+    base, deltas = _deltas(base, experts)
+    if base.ndim != 2:
+        return base + scale * sum(deltas) / len(deltas)
+    kernel, target, total = _wudi_sums(deltas)
+    values, vectors = np.linalg.eigh(kernel)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    kept = np.arange(len(values)) < np.ceil(share * len(values))
+    f = np.where(kept, 1 - np.exp(-time * values), 0.0)
+    removed = total @ vectors @ np.diag(f) @ vectors.T
+    inverse = f / np.maximum(values, 1e-8)
+    solved = target @ vectors @ np.diag(inverse) @ vectors.T
+    return base + scale * (total - removed + solved)
