@@ -19,6 +19,7 @@ from jaxmerge.stability.bound import TERMS, BoundTerms, Measured, check_measured
 from jaxmerge.stability.coefficients import normalised_coefficients
 from jaxmerge.stability.gradients import training_lengths
 from jaxmerge.stability.recursions import check_convex
+from jaxmerge.stability.scaling import best_steps
 from jaxmerge.stability.spec import (
     ExpertSpec,
     Problem,
@@ -95,7 +96,9 @@ def confidence_of(stats: ProblemStats | None, measured: Measured | None) -> str:
     return "measured"
 
 
-def _candidates(grid: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarray]:
+def _candidates(
+    grid: Mapping[str, Any], problem: Problem, best: np.ndarray
+) -> dict[str, np.ndarray]:
     """For each setting, `(candidate, task)`; the first is the one there is."""
     unknown = sorted(set(grid) - set(KNOBS))
     if unknown:
@@ -109,6 +112,8 @@ def _candidates(grid: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarr
         current = np.asarray(current, np.float64)
         if name not in grid:
             values = current * _FACTORS[:, None]
+            if name == "steps":  # Of experts trained far too long, all others are, too.
+                values = np.append(values, best[None], axis=0)
         else:
             values = np.asarray(grid[name], np.float64)
             if values.ndim not in (1, 2) or values.shape[1:] not in ((), (num,)):
@@ -122,6 +127,8 @@ def _candidates(grid: Mapping[str, Any], problem: Problem) -> dict[str, np.ndarr
             )
             if not np.all(np.isfinite(values) & (values > 0)):
                 raise ValueError(f"grid's {name} has numbers that are not positive")
+            if name in ("steps", "batch_size") and np.any(values < 1):
+                raise ValueError(f"grid's {name} has numbers below 1")
         if name in ("steps", "batch_size") and name not in grid:
             values = np.maximum(np.round(values), 1.0)
         if name == "batch_size":
@@ -203,7 +210,8 @@ def recommend(
       stats: constants of their losses; without them only coefficients are advised.
       grid: for `steps`, `learning_rate`, `batch_size` or `scale`, `(candidate,)` for
         all experts or `(candidate, task)`, beside what there is; `()` for a setting
-        that stays. By default what there is times 1/16 to 16, in powers of 2.
+        that stays. By default what there is times 1/16 to 16, in powers of 2, and
+        `best_steps`.
       coefficients: alpha_i; by default the target weights.
       target_weights: p_i, of sum 1; by default 1 / N.
       convex: whether losses are convex.
@@ -233,14 +241,15 @@ def recommend(
         check_convex(spec, stats)
     problem = resolve(spec, stats, coefficients, target_weights)
     confidence = confidence_of(stats, measured)
-    candidates = _candidates(grid, problem)
+    alphas = np.asarray(problem.coefficients, np.float64)
+    best = np.broadcast_to(np.asarray(best_steps(spec, stats)), alphas.shape)
+    candidates = _candidates(grid, problem, best)
     if convex:
         limit = 2 / float(problem.smoothness)
         keep = np.all(candidates["learning_rate"] <= limit, axis=1)
         candidates["learning_rate"] = candidates["learning_rate"][keep]
     rows, index = _product(candidates)
     # One row more, with what there is but for coefficients that fit the training.
-    alphas = np.asarray(problem.coefficients, np.float64)
     lengths = candidates["learning_rate"][0] * candidates["steps"][0]
     advised = np.sum(alphas * lengths) * np.asarray(problem.target_weights) / lengths
     settings = {name: np.append(x, x[:1], axis=0) for name, x in rows.items()}

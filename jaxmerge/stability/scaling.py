@@ -109,7 +109,7 @@ def stability_exponents(
       convex: likewise.
 
     Returns:
-      For each field of the spec, `(task,)`.
+      For each field of the spec, `(task,)`; infinite where the stability is.
 
     Raises:
       ValueError: if a concrete number is out of range.
@@ -128,13 +128,14 @@ def stability_exponents(
         stats, noise=problem.noise, gradient_norms=problem.gradient_norms
     )
 
-    def logarithm(shifts: dict[str, Array]) -> Array:
+    def logarithm(shifts: dict[str, Array]) -> tuple[Array, Array]:
         scaled = {name: x * jnp.exp(shifts[name]) for name, x in fields.items()}
         value = expert_l2_stability(ExpertSpec(**scaled), fixed, convex=convex)
-        return jnp.sum(jnp.log(value))
+        return jnp.sum(jnp.log(value)), value
 
     zeros = {name: jnp.zeros_like(x) for name, x in fields.items()}
-    return jax.grad(logarithm)(zeros)
+    slopes, value = jax.grad(logarithm, has_aux=True)(zeros)
+    return {name: jnp.where(jnp.isinf(value), jnp.inf, x) for name, x in slopes.items()}
 
 
 @pytree

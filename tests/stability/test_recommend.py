@@ -58,6 +58,19 @@ def test_advice_is_the_smallest_bound_of_the_grid():
     assert "vacuous" in alone["batch_size"].sentence
 
 
+def test_experts_trained_far_too_long_are_told_a_number_of_steps_that_says_something():
+    found = stability.recommend(spec_of([1e6, 1e6]), STATS)
+    assert np.isposinf(found.current.total)
+    assert found.vacuous is False
+    first = found.advice[0]
+    assert first.setting == "steps"
+    assert first.total_change == -np.inf
+    best = np.round(stability.best_steps(spec_of([1e6, 1e6]), STATS))
+    np.testing.assert_array_equal(first.advised, best)
+    slopes = stability.stability_exponents(spec_of([8.0, 1e6]), STATS)
+    np.testing.assert_array_equal(np.isinf(slopes["steps"]), [False, True])
+
+
 def test_unequal_experts_are_told_their_coefficients():
     spec = spec_of([4.0, 28.0])
     fixed = dict.fromkeys(("steps", "scale", "batch_size", "learning_rate"), ())
@@ -125,6 +138,10 @@ def test_convex_losses_keep_the_learning_rate_within_their_limit():
         (
             lambda: RECOMMEND(spec_of([1.0]), STATS, grid={"steps": [0.0]}),
             "grid's steps has numbers that are not positive",
+        ),
+        (
+            lambda: RECOMMEND(spec_of([1.0]), STATS, grid={"batch_size": [0.5]}),
+            "grid's batch_size has numbers below 1",
         ),
         (
             lambda: RECOMMEND(
