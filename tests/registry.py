@@ -99,7 +99,29 @@ METHODS = [
     Method("emr", J.emr, R.emr, agreement="close", sweep=None, whole_model=True),
     Method("isotropic", J.isotropic, R.isotropic, agreement="spectral"),
     Method("iso_cts", J.iso_cts, R.iso_cts, agreement="spectral", experts=2),
+    Method(
+        "ace",
+        lambda **k: J.ace(tau=0.0, **k),  # the gate is on
+        lambda base, experts: R.ace(base, experts, tau=0.0),
+        agreement="spectral",
+    ),
     Method("tsv_m", J.tsv_m, R.tsv_m, agreement="spectral"),
+    Method("magmax", J.magmax, R.magmax),
+    Method(
+        "svc",
+        lambda scale=0.3: J.svc(J.task_arithmetic(scale=scale)),
+        R.svc,
+        agreement="spectral",
+        experts=2,
+    ),
+    Method(
+        "subspace_boosting",
+        J.subspace_boosting,
+        R.subspace_boosting,
+        agreement="spectral",
+        sweep=("share", (0.0, 0.5)),
+        experts=2,
+    ),
     Method(
         "wudi",
         lambda **k: J.wudi(**{"learning_rate": 1e-3, "steps": 30, **k}),

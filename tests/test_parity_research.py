@@ -4,7 +4,7 @@ Task vectors go in and merged task vectors come out, so the error is compared wi
 deltas themselves: `ROUNDING` of the expected tensor's norm for elementwise methods.
 Where an oracle computes another thing than the paper, the test says what.
 
-MagMax, Fisher and RegMean are recorded and wait for their recipes.
+Fisher and RegMean are recorded and wait for their recipes.
 """
 
 import itertools
@@ -190,6 +190,11 @@ def test_emr_of_the_paper(emr_models):
     assert not np.allclose(models.tasks, emr_models["reference"].tasks, rtol=1e-4)
     for name, x in under(CASES["emr"].expected, "unified").items():
         np.testing.assert_array_equal(models.shared[name], x, name)
+
+
+def test_magmax():
+    case = CASES["magmax"]
+    assert error(merge(jaxmerge.magmax(scale=1.0), case), case.expected) == 0
 
 
 # --- spectra -------------------------------------------------------------------------

@@ -1,5 +1,17 @@
 """How experts' deltas become one: associative states, one family a file."""
 
+from jaxmerge.combine.ace import (
+    AdaptiveCovariance as AdaptiveCovariance,
+    input_covariance as input_covariance,
+)
+from jaxmerge.combine.ace_report import (
+    AceLayer as AceLayer,
+    ace_diagnostics as ace_diagnostics,
+)
+from jaxmerge.combine.calibration import (
+    Decomposed as Decomposed,
+    SingularValueCalibration as SingularValueCalibration,
+)
 from jaxmerge.combine.consensus import (
     ConsensusMask as ConsensusMask,
     SignElectedMean as SignElectedMean,
@@ -11,6 +23,7 @@ from jaxmerge.combine.interference import (
     WudiDescent as WudiDescent,
     WudiFilter as WudiFilter,
 )
+from jaxmerge.combine.largest import LargestMagnitude as LargestMagnitude
 from jaxmerge.combine.singular_vectors import (
     TaskSingularVectors as TaskSingularVectors,
 )

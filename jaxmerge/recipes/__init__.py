@@ -6,9 +6,14 @@ and booleans. Where a paper and a popular code differ, `compat` says whose behav
 the default is the paper's.
 """
 
+from jaxmerge.recipes.calibrated import (
+    subspace_boosting as subspace_boosting,
+    svc as svc,
+)
 from jaxmerge.recipes.consensus import (
     consensus as consensus,
     emr as emr,
+    magmax as magmax,
     ties as ties,
 )
 from jaxmerge.recipes.geometric import (
@@ -17,6 +22,7 @@ from jaxmerge.recipes.geometric import (
 )
 from jaxmerge.recipes.heavy_tailed import rht as rht
 from jaxmerge.recipes.interference import swudi as swudi, wudi as wudi
+from jaxmerge.recipes.regression import ace as ace
 from jaxmerge.recipes.spectral import (
     iso_cts as iso_cts,
     isotropic as isotropic,

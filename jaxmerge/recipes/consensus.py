@@ -1,7 +1,13 @@
-"""Agreement between experts: TIES, Consensus and EMR."""
+"""Agreement between experts: TIES, Consensus, EMR and MagMax."""
 
 from jaxmerge._types import Coef
-from jaxmerge.combine import ConsensusMask, SignMasks, UnifiedTaskVector, WeightedSum
+from jaxmerge.combine import (
+    ConsensusMask,
+    LargestMagnitude,
+    SignMasks,
+    UnifiedTaskVector,
+    WeightedSum,
+)
 from jaxmerge.merger import Merger
 from jaxmerge.recipes.choices import check_choice, elected_mean, tie_rule
 from jaxmerge.transforms import KeepLargest
@@ -121,3 +127,24 @@ def emr(*, compat: str = "paper") -> Merger:
     """
     check_choice(compat, ("paper", "reference"), "compat")
     return Merger(combine=UnifiedTaskVector(), per_task=SignMasks(compat))
+
+
+def magmax(*, scale: Coef = 0.5, weights: Coef = None) -> Merger:
+    r"""MagMax: of each entry the task vector's that is largest in magnitude.
+
+        merged = theta_0 + scale * d_{t*},    t* = argmax_t |d_t|, the first on a tie
+
+    Args:
+      scale: lambda, 0.5 in the paper.
+      weights: w, 1 each if None; they scale the deltas.
+
+    >>> import jax.numpy as jnp
+    >>> models = [{"w": jnp.array([1.0, -4.0])}, {"w": jnp.array([-2.0, 3.0])}]
+    >>> magmax(scale=1.0)({"w": jnp.zeros(2)}, models)["w"].tolist()
+    [-2.0, -4.0]
+
+    References:
+      Marczak et al., MagMax: Leveraging Model Merging for Seamless Continual Learning,
+      2024, eq. 3.
+    """
+    return Merger(combine=LargestMagnitude(), weights=weights, scale=scale)

@@ -18,3 +18,4 @@ from jaxmerge.transforms.sparsify import (
     KeepLargest as KeepLargest,
     check_density as check_density,
 )
+from jaxmerge.transforms.spectrum import BoostSpectrum as BoostSpectrum

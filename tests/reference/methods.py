@@ -238,3 +238,71 @@ def swudi(base, experts, time=300.0, share=0.65, scale=1.0):
     inverse = f / np.maximum(values, 1e-8)
     solved = target @ vectors @ np.diag(inverse) @ vectors.T
     return base + scale * (total - removed + solved)
+
+
+def magmax(base, experts, scale=0.5):
+    base, deltas = _deltas(base, experts)
+    stacked = np.stack(deltas)
+    first = np.argmax(np.abs(stacked), axis=0)
+    return base + scale * np.take_along_axis(stacked, first[None], axis=0)[0]
+
+
+def svc(base, experts, scale=0.3, floor=None):
+    base, deltas = _deltas(base, experts)
+    total = scale * sum(deltas)
+    if base.ndim != 2:
+        return base + total
+    floor = 1 / len(deltas) if floor is None else floor
+    u, s, vt = np.linalg.svd(total, full_matrices=False)
+    for r in range(len(s)):
+        shares = []
+        for d in deltas:
+            row = u[:, r] @ d
+            square = row @ row
+            share = (u[:, r] @ total) @ row / square if square > 0 else 0.0
+            shares.append(max(floor, share))
+        s[r] *= len(deltas) / sum(shares)
+    return base + u @ np.diag(s) @ vt
+
+
+def subspace_boosting(base, experts, share=0.01, scale=0.3):
+    base, deltas = _deltas(base, experts)
+    total = sum(deltas)
+    if base.ndim != 2:
+        return base + scale * total
+    u, s, vt = np.linalg.svd(total, full_matrices=False)
+    j = np.argmax(np.cumsum(s) >= share * s.sum())
+    return base + scale * u @ np.diag(np.maximum(s, s[j])) @ vt
+
+
+def ace(base, experts, **options):
+    base, deltas = _deltas(base, experts)
+    return base + ace_delta(deltas, **options)
+
+
+def ace_delta(d, eps=1e-5, tau=0.3, k_frac=0.3, variant="paper"):
+    """ACE with its dense, non-symmetric inverse; the released form centres in B."""
+    released, num = variant == "released", len(d)
+    if d[0].ndim != 2:
+        return sum(d) / num
+    logs = np.array([np.log(np.sum(x**2) + 1e-12) for x in d])
+    variance = np.var(logs, ddof=1 if released and num > 1 else 0)
+    on = variance / (logs.mean() ** 2 + 1e-12) > tau
+    c = [x - x.mean(axis=0) for x in d]
+    sigma = [x.T @ x for x in c]
+    norm = [np.trace(s) + 1e-12 if on else 1.0 for s in sigma]
+    scaled = [s / n for s, n in zip(sigma, norm, strict=True)]
+    identity = np.eye(d[0].shape[1])
+    ridged = [s + eps / n * identity for s, n in zip(scaled, norm, strict=True)]
+    prior = np.mean(sum(scaled), axis=0)
+    if on and released:
+        prior /= np.mean([np.sum(x**2) for x in d]) + 1e-12
+    left = sum(x @ p for x, p in zip(c if released else d, ridged, strict=True))
+    merged = left @ np.linalg.inv(sum(ridged) + np.ones_like(identity) * prior)
+    if not on:
+        return merged
+    mean = sum(ridged if released else scaled) / num
+    residual = sum(x @ (s - mean) for x, s in zip(d, scaled, strict=True))
+    u, s, vt = np.linalg.svd(residual + merged, full_matrices=False)
+    k = int(k_frac * len(s))
+    return merged + (np.mean(s[:k]) if k else 0.0) * u[:, :k] @ vt[:k]

@@ -1,0 +1,42 @@
+"""What is done to the spectrum of a merged delta."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxmerge._types import Coef, Leaf, coefficient, pytree
+from jaxmerge.combine.decompositions import from_matrix, thin_svd, to_matrix, whole
+
+
+@pytree
+class BoostSpectrum:
+    r"""Subspace boosting: raises all singular values to that of a leading one.
+
+        j = the first index with sigma_1 + ... + sigma_j >= share * sum sigma
+        sigma_r <- max(sigma_r, sigma_j)
+
+    Sums of many task vectors collapse to few directions; this fills the others. A
+    post-step of a merge. Directions that are rounding stay 0, and leaves that are no
+    matrices as they are.
+
+    Attributes:
+      share: beta, of the sum of the singular values; 0 raises all to the largest.
+
+    References:
+      Skorobogat et al., Subspace-Boosted Model Merging, 2025, section 4.
+    """
+
+    share: Coef = coefficient(default=0.01)
+    uses_shape = True
+
+    def __call__(self, delta: Array, leaf: Leaf) -> Array:
+        if leaf.matrix is None:
+            return delta
+        u, s, v = thin_svd(whole(to_matrix(delta, leaf.matrix)))
+        share = jnp.asarray(self.share).astype(s.dtype)
+        reached = jnp.cumsum(s, axis=-1) >= share * jnp.sum(s, axis=-1, keepdims=True)
+        first = jnp.argmax(reached, axis=-1, keepdims=True)
+        level = jnp.take_along_axis(s, first, axis=-1)
+        # Vectors of rounding are zero, so that raising their values does nothing.
+        values = jnp.maximum(s, level)
+        merged = (u * values[..., None, :]) @ jnp.swapaxes(v, -1, -2)
+        return from_matrix(merged, leaf.matrix)
