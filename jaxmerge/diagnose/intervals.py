@@ -103,8 +103,7 @@ def interval(
     if experts > 2:
         without = 1 - np.eye(experts)
         left = np.array([statistic(all_layers, weights) for weights in without])
-        # Equal numbers: experts' weights do not enter, or all experts are one.
-        if np.isfinite(left).all() and np.isfinite(value) and np.ptp(left) > 0:
+        if np.isfinite(left).all() and np.isfinite(value):
             scale = (experts - 1) / experts
             over_experts = float(np.sqrt(scale * ((left - left.mean()) ** 2).sum()))
             lower = min(lower, value - _NORMAL * over_experts)

@@ -1,9 +1,9 @@
 """One reading of a base and its experts, and what it measures, layer by layer.
 
-Memory is that of one piece of every model (32 MiB together, twice, for pieces are read
-ahead), the products of one matrix (at most 2 MiB for each of 2 T + 4), a sample of
-about 60,000 entries of each expert (240 kB), and numbers of the order T^2 a tensor:
-what grows with T is small and fixed, whatever the size of the model.
+Memory is that of one piece of every model (8 MiB together, and a few copies), the
+products of one matrix (at most 2 MiB for each of 2 T + 4), a sample of about 60,000
+entries of each expert (240 kB), and numbers of the order T^2 a tensor: what grows with
+T is small and fixed, whatever the size of the model.
 """
 
 import dataclasses

@@ -29,7 +29,8 @@ def number(value: float, digits: int = 3) -> str:
 def interval_text(found: Interval) -> str:
     """A number with its interval.
 
-    >>> interval_text(Interval(1.0, 0.5, 2.0)), interval_text(Interval(1, -np.inf, 9))
+    >>> known, half_known = Interval(1.0, 0.5, 2.0), Interval(1.0, -np.inf, 9.0)
+    >>> interval_text(known), interval_text(half_known)
     ('1 (0.5 to 2)', '1 (interval unknown)')
     """
     if not found.defined:

@@ -84,11 +84,11 @@ def inner(a: np.ndarray, b: np.ndarray, exact: bool) -> np.ndarray:
     product = a * b
     total = product.sum(axis=(-2, -1))
     if exact:
-        return total
+        return np.asarray(total)
     # Off the diagonal two different random vectors meet, so nothing is counted twice.
     side = a.shape[-1]
-    diagonal = np.einsum("...ii->...", product)
-    return (total - diagonal) / (side * (side - 1))
+    diagonal = np.trace(product, axis1=-2, axis2=-1)
+    return np.asarray((total - diagonal) / (side * (side - 1)))
 
 
 def _squares(product: np.ndarray, exact: bool) -> np.ndarray:
@@ -130,12 +130,18 @@ def spectrum(
     )
 
 
-def _accumulation(sums: MatrixSums, energy: float, mixed: np.ndarray) -> np.ndarray:
+def _accumulation(
+    sums: MatrixSums, energy: float, mixed: np.ndarray, ranks: np.ndarray
+) -> np.ndarray:
     """Participation ranks with random signs over that of the sum."""
     own = _ratio(energy**2, float(inner(sums.summed, sums.summed, sums.exact)))
     squares = inner(sums.flipped, sums.flipped, sums.exact)
-    ranks = np.where(squares > 0, mixed**2 / np.where(squares > 0, squares, 1), np.nan)
-    return ranks / own if own > 0 else np.full(len(ranks), np.nan)
+    some = (mixed > 0) & (squares > 0)
+    chance = mixed**2 / np.where(some, squares, 1.0)
+    # Equal experts cancel by signs; what is left to compare with are they themselves.
+    chance = np.where(some, chance, ranks[ranks > 0].mean() if ranks.any() else 0.0)
+    defined = (own > 0) & (chance > 0)
+    return np.where(defined, chance / (own if own > 0 else 1.0), np.nan)
 
 
 def matrix_measures(
@@ -153,15 +159,16 @@ def matrix_measures(
     exact, num = sums.exact, len(gram)
     energies = np.maximum(np.diagonal(gram), 0.0)
     weights = np.where(energies > 0, 1 / np.where(energies > 0, energies, 1.0), 0.0)
-    total = float(max(gram.sum(), 0.0))
     # A sum that cancels leaves rounding, which has a spectrum but no meaning.
-    if total <= 1e-10 * energies.sum():
-        total = 0.0
+    least = 1e-10 * energies.sum()
+    clear = lambda x: np.where(x > least, x, 0.0)
+    total = float(clear(gram.sum()))
     kept = min(sums.shape) // num
     experts = tuple(
         spectrum(own, float(energy), exact, kept)
         for own, energy in zip(sums.own, energies, strict=True)
     )
+    ranks = np.array([one.participation for one in experts])
     input_first = name.split(".")[-1] == "kernel"
     across = (
         inner(sums.shared, sums.shared, exact)
@@ -176,7 +183,7 @@ def matrix_measures(
         energies=energies,
         experts=experts,
         mean=spectrum(sums.summed / num**2, total / num**2, exact, kept),
-        accumulation=_accumulation(sums, total, np.maximum(mixed, 0.0)),
+        accumulation=_accumulation(sums, total, clear(mixed), ranks),
         signal=weights * inner(sums.own, sums.own, exact),
         cross=weights * inner(sums.shared, sums.own, exact),
         interference=weights * np.maximum(across, 0.0),

@@ -60,7 +60,8 @@ def over_accumulation(logs: np.ndarray, energies: np.ndarray) -> Statistic:
     """
 
     def statistic(layers: np.ndarray, experts: np.ndarray) -> float:
-        del experts
+        if not experts.all():  # sums of all experts do not tell it of fewer
+            return np.nan
         used = np.isfinite(logs) & (energies > 0)
         weights = np.where(used, layers * energies, 0.0)
         total = _divide(float(weights @ np.where(used, logs, 0.0)), weights.sum())
@@ -148,22 +149,27 @@ def sign_conflict(absolute: np.ndarray, magnitudes: np.ndarray) -> Statistic:
     """
 
     def statistic(layers: np.ndarray, experts: np.ndarray) -> float:
-        del experts
+        if not experts.all():  # sums of all experts do not tell it of fewer
+            return np.nan
         return 1 - _divide(float(layers @ absolute), float((layers @ magnitudes).sum()))
 
     return statistic
 
 
 def heterogeneity(grams: np.ndarray) -> Statistic:
-    """How much longer the longest delta is than the middle one.
+    """How much longer the longest delta is than the middle one, of these experts.
+
+    They are the ones to be merged, no sample: none is left out to see what changes.
 
     Args:
       grams: of each layer, `(L, T, T)`.
     """
 
     def statistic(layers: np.ndarray, experts: np.ndarray) -> float:
+        if not experts.all():
+            return np.nan
         energies = layers @ np.diagonal(grams, axis1=1, axis2=2)
-        norms = np.sqrt(np.maximum(energies, 0.0))[experts > 0]
+        norms = np.sqrt(np.maximum(energies, 0.0))
         return _divide(float(norms.max()), float(np.median(norms)))
 
     return statistic

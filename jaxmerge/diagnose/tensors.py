@@ -24,7 +24,7 @@ from jaxmerge.checkpoint.plan import Output
 from jaxmerge.checkpoint.source import enter_source
 from jaxmerge.recipes import task_arithmetic
 
-_PIECE_BYTES = 32 << 20  # of all models' pieces in float32
+_PIECE_BYTES = 8 << 20  # of all models' pieces in float32
 _LONGEST, _SHORTEST = 1 << 19, 1 << 12
 
 
@@ -77,10 +77,10 @@ class Tensors:
 
 
 def pieces_of(shape: tuple[int, ...], num: int) -> tuple[Piece, ...]:
-    """Cuts a tensor so that the pieces of `num` models fit in 32 MiB of float32.
+    """Cuts a tensor so that the pieces of `num` models fit in 8 MiB of float32.
 
-    >>> [(p.start, p.stop) for p in pieces_of((3, 200_000), 20)]
-    [(0, 400000), (400000, 600000)]
+    >>> [(p.start, p.stop) for p in pieces_of((3, 50_000), 20)]
+    [(0, 100000), (100000, 150000)]
 
     Args:
       shape: of the tensor; a matrix is cut between rows.
