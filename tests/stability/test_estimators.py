@@ -57,14 +57,13 @@ def test_noise_is_that_of_single_samples():
         assert float(found.stderr) == 0
 
 
-@pytest.mark.parametrize("large", [32, SAMPLES])
-def test_two_batches_estimate_the_noise_without_bias(key, large):
+def test_two_batches_estimate_the_noise_without_bias(key):
     params, x, y = network()
     rows = np.asarray(sample_gradients(params, x, y), np.float64)[0]
     exact = np.mean(np.sum((rows - rows.mean(0)) ** 2, -1))
     found = jax.jit(
         lambda params, *data: stability.two_batch_noise(
-            loss, params, *data, key=key, small=2, large=large, num_pairs=2000
+            loss, params, *data, key=key, small=2, large=32, num_pairs=2000
         )
     )(params, x[0], y[0])
     assert abs(float(found.mean) - exact) < 4 * float(found.stderr)

@@ -6,6 +6,8 @@ other random draws; what is asserted has room for that.
 
 import dataclasses
 import functools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +70,20 @@ def test_the_bound_is_u_shaped_where_the_risk_still_falls():
     # The closed form leaves noise and stability out, and constants are larger.
     advised = float(stability.best_steps(Settings().spec(), run.stats)[0])
     assert 0.5 * best < advised < best
+
+
+def test_the_table_of_the_page_is_that_of_the_simulation():
+    page = (Path(__file__).parents[2] / "docs" / "stability.md").read_text()
+    rows = re.findall(
+        r"^\| (\d+) \| ([\d.]+) \| (\d[\d.]*) \| .* \| (.*) \|$", page, re.M
+    )
+    assert len(rows) == 7
+    run, bound = reference_run(), bounds_of_run()
+    for steps, excess, value, vacuous in rows:
+        at = int(steps) - 1
+        np.testing.assert_allclose(run.excess[at], float(excess), rtol=0.02)
+        np.testing.assert_allclose(bound.total[at], float(value), rtol=0.02)
+        assert vacuous.startswith("yes") == bound.vacuous[at]
 
 
 def test_measured_stability_gives_a_bound_of_the_generalisation_error():
