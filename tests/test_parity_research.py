@@ -20,7 +20,11 @@ from tests.oracles.fixtures import ResearchCase, research_cases, under
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-CASES = {case.name: case for case in research_cases()}
+CASES = {
+    case.name: case
+    for folder in ("research", "spectral")
+    for case in research_cases(folder=folder)
+}
 ROUNDING = 2e-7
 
 
@@ -219,6 +223,30 @@ def test_task_singular_vectors():
     assert error(merged, case.expected) < 5e-6
     assert not np.any(merged["thin.weight"])
     assert np.any(merge(jaxmerge.tsv_m(), case)["thin.weight"])
+
+
+@named("wudi")
+def test_wudi(case):
+    """Where Adam went from the sum, and not only the sum that it started from."""
+    about = case.about
+    merger = jaxmerge.wudi(learning_rate=about["learning_rate"], steps=about["steps"])
+    merged = merge(merger, case)
+    assert error(merged, case.expected) < 1e-6
+    for name, start in total(case).items():
+        if name.endswith(".weight"):
+            moved = np.float64(case.expected[name]) - start
+            off = np.linalg.norm(np.float64(merged[name]) - start - moved)
+            assert off < 2e-2 * np.linalg.norm(moved)
+
+
+@named("svc")
+def test_singular_value_calibration(case):
+    sums = jaxmerge.task_arithmetic(scale=case.about["scale"])
+    merged = merge(jaxmerge.svc(sums, floor=case.about["alpha"]), case)
+    assert error(merged, case.expected) < 5e-6
+    default = merge(jaxmerge.svc(sums), case)
+    is_default = abs(case.about["alpha"] - 1 / 3) < 1e-6
+    assert (error(default, case.expected) < 5e-6) == is_default
 
 
 # --- random and pruned ---------------------------------------------------------------

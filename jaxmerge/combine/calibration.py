@@ -71,7 +71,8 @@ class SingularValueCalibration:
       floor: alpha, the least that a task's share counts; 1 / T if None.
 
     References:
-      SVC, 2026 (arXiv 2602.05536).
+      When Shared Knowledge Hurts: Spectral Over-Accumulation in Model Merging,
+      2026, algorithm 1 (arXiv 2602.05536).
     """
 
     floor: Coef = coefficient(default=None)

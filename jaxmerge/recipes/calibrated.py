@@ -38,7 +38,8 @@ def svc(merger: Merger | None = None, *, floor: Coef = None) -> Merger:
     [[2.0, 0.0], [0.0, 0.0]]
 
     References:
-      SVC, 2026 (arXiv 2602.05536).
+      When Shared Knowledge Hurts: Spectral Over-Accumulation in Model Merging,
+      2026, algorithm 1 (arXiv 2602.05536).
     """
     merger = task_arithmetic() if merger is None else merger
     for what, found in (

@@ -191,10 +191,14 @@ def under(tensors: Tensors, prefix: str) -> Tensors:
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
-def research_cases(prefix: str = "") -> list[ResearchCase]:
-    """The recorded merges of folder `research` whose names start with `prefix`."""
+def research_cases(prefix: str = "", folder: str = "research") -> list[ResearchCase]:
+    """The recorded merges of a folder whose names start with `prefix`.
+
+    The inputs of all such folders are those of `research`.
+    """
     tensors = read_safetensors(FIXTURES / "research" / "tensors.safetensors")
-    about = recorded("research")
+    merged = read_safetensors(FIXTURES / folder / "tensors.safetensors")
+    about = recorded(folder)
     each = lambda kind: [
         under(tensors, f"{kind}/{t}") for t in range(about["num_experts"])
     ]
@@ -206,7 +210,7 @@ def research_cases(prefix: str = "") -> list[ResearchCase]:
             base,
             experts,
             each(case["side"]) if "side" in case else [],
-            under(tensors, name),
+            under(merged, name),
         )
         for name, case in about["cases"].items()
         if name.startswith(prefix)
