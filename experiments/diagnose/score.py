@@ -9,24 +9,20 @@ import numpy as np
 _EQUAL = 1e-9
 
 
-def best_elsewhere(
-    accuracies: np.ndarray, groups: np.ndarray, names: Sequence[str]
-) -> np.ndarray:
+def best_elsewhere(accuracies: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """For each set, the candidate with the best mean over all other groups.
 
     Args:
       accuracies: `(sets, candidates)`.
       groups: what a set is left out with, `(sets,)`: its pool, or itself.
-      names: of the candidates.
 
     Returns:
       Positions of candidates, `(sets,)`. With a single group there is nothing to choose
       by but the sets themselves.
 
-    >>> best_elsewhere(np.eye(2), np.array([0, 1]), ["a", "b"]).tolist()
+    >>> best_elsewhere(np.eye(2), np.array([0, 1])).tolist()
     [1, 0]
     """
-    del names
     chosen = np.zeros(len(groups), int)
     for i, group in enumerate(groups):
         others = groups != group
@@ -110,12 +106,12 @@ def make_record(
     published = table("accuracy")
     advised = np.array([names.index(row["advised"]) for row in rows])
     plain = np.full(len(rows), names.index("task_arithmetic"))
-    elsewhere = best_elsewhere(published, pools, names)
+    elsewhere = best_elsewhere(published, pools)
     choices = {
         "advised": advised,
         "task_arithmetic": plain,
         "best_on_average": elsewhere,
-        "best_on_other_sets": best_elsewhere(published, np.arange(len(rows)), names),
+        "best_on_other_sets": best_elsewhere(published, np.arange(len(rows))),
     }
     record = {
         "sets": len(rows),
@@ -151,7 +147,7 @@ def make_record(
         {
             "advised": method,
             "task_arithmetic": np.full(len(rows), tuned_names.index("task_arithmetic")),
-            "best_on_average": best_elsewhere(tuned, pools, tuned_names),
+            "best_on_average": best_elsewhere(tuned, pools),
         },
         draws,
     )
