@@ -239,6 +239,18 @@ def test_wudi(case):
             assert off < 2e-2 * np.linalg.norm(moved)
 
 
+@named("swudi")
+def test_swudi(case):
+    merger = jaxmerge.swudi(time=case.about["time"], share=case.about["share"])
+    # Its deltas come back from weights, rounded as such.
+    assert error(merge(merger, case), case.expected) < 1e-5
+
+
+def test_aswudi():
+    merged = merge(jaxmerge.swudi(rank="participation"), CASES["aswudi"])
+    assert error(merged, CASES["aswudi"].expected) < 1e-5
+
+
 @named("svc")
 def test_singular_value_calibration(case):
     sums = jaxmerge.task_arithmetic(scale=case.about["scale"])

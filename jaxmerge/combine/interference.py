@@ -69,7 +69,7 @@ class _Filter(NamedTuple):
 def _filter(values: Array, time: Array, rank: str, share: float) -> _Filter:
     """The filter at eigenvalues in falling order."""
     size = values.shape[-1]
-    position = jnp.arange(size)
+    position = jnp.arange(size).astype(values.dtype)
     some = values > 0
     safe = jnp.where(some, values, 1.0)
     zero = jnp.zeros_like(values)
