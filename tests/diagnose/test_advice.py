@@ -1,6 +1,8 @@
 """Advice on experts for which it is known, and the record that goes with it."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from jaxmerge.geometry import Estimate
 from tests.diagnose.models import base, normal, rows_apart
 
 KEY = jax.random.key(0)
+PAGE = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text()
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
@@ -134,3 +137,19 @@ def test_the_record_is_of_enough_sets_and_is_told_whatever_it_is():
     text = sentence(found)
     assert f"{100 * found['advised']['hit_rate']['mean']:.0f} %" in text
     assert "task arithmetic" in text
+
+
+def test_the_pages_example_runs():
+    scope: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0], scope)
+    assert str(scope["found"].choice)
+
+
+def test_the_page_tells_the_record():
+    found = record()
+    rate = found["advised"]["hit_rate"]
+    low, mean, high = (100 * rate[name] for name in ("lower", "mean", "upper"))
+    assert f"{mean:.0f} % ({low:.0f} to {high:.0f})" in PAGE
+    ahead = found["task_arithmetic"]["ahead"]
+    assert f"{ahead['mean']:.1f} ({ahead['lower']:.1f} to {ahead['upper']:.1f})" in PAGE
+    assert f"{found['sets']} sets" in PAGE
