@@ -67,7 +67,7 @@ class CommonSpace:
       common: the share of directions that are common, in (0, 1].
     """
 
-    common: float = static(default=0.8)
+    common: float | int = static(default=0.8)
     frame: str = static(default="delta")
     uses_shape = True
     holds_all = True  # The number of directions depends on the number of experts.
@@ -89,7 +89,7 @@ class CommonSpace:
         return u[..., :kept], s[..., :kept], v[..., :kept]
 
 
-def _own(common: float, rank: int, num_experts: int | None) -> int:
+def _own(common: float | int, rank: int, num_experts: int | None) -> int:
     """How many directions each expert has to itself."""
     assert num_experts is not None, "a combine that holds_all"
     each = round((rank - int(common * rank)) / num_experts)
@@ -113,7 +113,7 @@ class IsotropicSubspaces:
       Task-Specific Subspaces, 2025, algorithm 2.
     """
 
-    common: float = static(default=0.8)
+    common: float | int = static(default=0.8)
     frame: str = static(default="delta")
     uses_shape = True
     holds_all = True

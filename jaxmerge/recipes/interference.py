@@ -46,7 +46,7 @@ def wudi(
 def swudi(
     *,
     time: Coef = 300.0,
-    share: float = 0.65,
+    share: float | int = 0.65,
     rank: str = "share",
     scale: Coef = 1.0,
     weights: Coef = None,

@@ -28,7 +28,9 @@ def isotropic(*, scale: Coef = 1.0, weights: Coef = None) -> Merger:
     return Merger(combine=Isotropic(), weights=weights, scale=scale)
 
 
-def iso_cts(*, common: float = 0.8, scale: Coef = 1.0, weights: Coef = None) -> Merger:
+def iso_cts(
+    *, common: float | int = 0.8, scale: Coef = 1.0, weights: Coef = None
+) -> Merger:
     r"""Iso-CTS: isotropic merging in a common space and in one for each task.
 
         delta  = mean(s) * polar([U_c, U_1, ..., U_T]) polar([V_c, V_1, ..., V_T])^T

@@ -1,0 +1,189 @@
+"""What must hold of merges of matrices, whatever the numbers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmerge
+from jaxmerge.combine import thin_svd
+from jaxmerge.combine.interference import WudiFilter, filters
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SPECTRAL = {
+    "isotropic": jaxmerge.isotropic(),
+    "iso_cts": jaxmerge.iso_cts(common=0.5),
+    "tsv_m": jaxmerge.tsv_m(),
+    "wudi": jaxmerge.wudi(learning_rate=1e-4, steps=10),
+    "swudi": jaxmerge.swudi(time=2.0),
+    "aswudi": jaxmerge.swudi(rank="participation"),
+    "svc": jaxmerge.svc(jaxmerge.task_arithmetic(scale=1.0)),
+    "boosting": jaxmerge.subspace_boosting(jaxmerge.task_arithmetic(scale=1.0)),
+}
+methods = pytest.mark.parametrize("name", SPECTRAL)
+
+
+@functools.cache
+def merged_by(name):
+    def merge(deltas):
+        return SPECTRAL[name](None, [{"w": delta} for delta in deltas])["w"]
+
+    return jax.jit(merge)
+
+
+def draws(seed, num=3, shape=(9, 6)):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape) for _ in range(num)]
+
+
+def rotation(seed, size):
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0]
+
+
+# Adam works entry by entry, in the weights' own unit.
+EQUIVARIANT = [name for name in SPECTRAL if name != "wudi"]
+
+
+@pytest.mark.parametrize("name", EQUIVARIANT)
+def test_rotated_inputs_and_outputs_rotate_the_merge(name):
+    with jax.enable_x64(True):
+        left, right = rotation(1, 9), rotation(2, 6)
+        deltas = draws(0)
+        turned = merged_by(name)([left @ d @ right.T for d in deltas])
+        expected = left @ np.asarray(merged_by(name)(deltas)) @ right.T
+        np.testing.assert_allclose(turned, expected, atol=1e-9)
+
+
+@methods
+def test_order_does_not_matter_and_size_scales(name):
+    with jax.enable_x64(True):
+        deltas = draws(3)
+        merged = np.asarray(merged_by(name)(deltas))
+        np.testing.assert_allclose(merged_by(name)(deltas[::-1]), merged, atol=1e-10)
+        if name in EQUIVARIANT:
+            tripled = merged_by(name)([3 * d for d in deltas])
+            np.testing.assert_allclose(tripled, 3 * merged, atol=1e-9)
+
+
+@methods
+def test_one_expert(name):
+    """It is kept by all but those that change the spectrum by design."""
+    with jax.enable_x64(True):
+        (delta,) = draws(4, num=1)
+        merged = np.asarray(merged_by(name)([delta]))
+        if name in ("isotropic", "iso_cts"):
+            s = np.linalg.svd(merged, compute_uv=False)
+            np.testing.assert_allclose(s, s.mean(), rtol=1e-9)
+        elif name == "boosting":
+            assert np.linalg.norm(merged) > np.linalg.norm(delta)
+        else:
+            np.testing.assert_allclose(merged, delta, atol=1e-9)
+
+
+@methods
+@pytest.mark.parametrize("shape", [(2, 7), (5, 1), (6, 6)])
+def test_more_experts_than_directions_and_nothing_at_all(name, shape):
+    deltas = [d.astype(np.float32) for d in draws(5, num=7, shape=shape)]
+    assert np.all(np.isfinite(merged_by(name)(deltas)))
+    nothing = [np.zeros(shape, np.float32)] * 7
+    assert not np.any(merged_by(name)(nothing))
+    one = [np.zeros(shape, np.float32)] * 6 + deltas[:1]
+    assert np.all(np.isfinite(merged_by(name)(one)))
+
+
+def test_orthogonal_tasks_are_summed_by_tsv():
+    with jax.enable_x64(True):
+        left, right = rotation(6, 9), rotation(7, 6)
+        parts = [np.outer(left[:, i], right[:, i]) * (i + 1) for i in range(6)]
+        deltas = [parts[0] + parts[3], parts[1] + parts[4], parts[2] + parts[5]]
+        np.testing.assert_allclose(merged_by("tsv_m")(deltas), sum(deltas), atol=1e-9)
+
+
+def test_tasks_with_inputs_of_their_own_are_summed_by_wudi():
+    """Row spaces that are orthogonal do not interfere: the sum has no loss."""
+    with jax.enable_x64(True):
+        right = rotation(8, 6)
+        deltas = [
+            d[:, :2] @ right[:, 2 * t : 2 * t + 2].T for t, d in enumerate(draws(9))
+        ]
+        for name in ("swudi", "aswudi"):
+            merged = np.asarray(merged_by(name)(deltas))
+            np.testing.assert_allclose(merged, sum(deltas), atol=1e-9)
+
+
+def test_the_gradient_of_interference():
+    """It is 2 (M C - D), sums over tasks."""
+    with jax.enable_x64(True):
+        deltas, m = draws(10), draws(11, num=1)[0]
+
+        def loss(m):
+            parts = [
+                jnp.sum(((m - d) @ d.T) ** 2) / jnp.sum(d**2)
+                for d in map(jnp.asarray, deltas)
+            ]
+            return sum(parts)
+
+        kernel = sum(d.T @ d / np.sum(d**2) for d in deltas)
+        target = sum(d @ d.T @ d / np.sum(d**2) for d in deltas)
+        np.testing.assert_allclose(
+            jax.grad(loss)(jnp.asarray(m)), 2 * (m @ kernel - target), atol=1e-10
+        )
+
+
+def test_the_filter_is_where_gradient_flow_is():
+    """With all directions kept; many small steps are the reference."""
+    with jax.enable_x64(True):
+        deltas = draws(12)
+        kernel = sum(d.T @ d / np.sum(d**2) for d in deltas)
+        target = sum(d @ d.T @ d / np.sum(d**2) for d in deltas)
+        m, steps = sum(deltas), 4000
+        for _ in range(steps):
+            m = m - (2.0 / steps) * (m @ kernel - target)
+        swudi = jaxmerge.swudi(time=2.0, share=1.0)
+        merged = swudi(None, [{"w": d} for d in deltas])["w"]
+        np.testing.assert_allclose(merged, m, atol=2e-3)
+    assert WudiFilter().share == 0.65
+
+
+def test_derivatives_of_decompositions():
+    """Against differences, of what does not depend on signs and bases."""
+    with jax.enable_x64(True):
+        x, direction = map(jnp.asarray, draws(13, num=2, shape=(7, 4)))
+        tests = {
+            "svd": lambda x: (lambda u, s, v: (u[:, :2] * s[:2]) @ v[:, :2].T)(
+                *thin_svd(x)
+            ),
+            "share": lambda x: filters(x.T @ x, jnp.asarray(0.3), "share", 0.5),
+            "participation": lambda x: filters(
+                x.T @ x, jnp.asarray(0.3), "participation", 0.5
+            ),
+        }
+        for function in tests.values():
+            along = jax.jit(lambda h, f=function: f(x + h * direction))
+            _, slope = jax.jvp(along, (0.0,), (1.0,))
+            numeric = jax.tree.map(
+                lambda a, b: (a - b) / 2e-6, along(1e-6), along(-1e-6)
+            )
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+                slope,
+                numeric,
+            )
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="svc was given a merger with a post-step"):
+        jaxmerge.svc(jaxmerge.subspace_boosting())
+    with pytest.raises(ValueError, match="no deltas but weights"):
+        jaxmerge.svc(jaxmerge.average())
+    with pytest.raises(ValueError, match="a model for each task"):
+        jaxmerge.svc(jaxmerge.emr())
+    with pytest.raises(ValueError, match="common is 0; expected a share"):
+        jaxmerge.iso_cts(common=0)
+    with pytest.raises(ValueError, match="share is 1.5"):
+        jaxmerge.swudi(share=1.5)
+    with pytest.raises(ValueError, match="steps is 0"):
+        jaxmerge.wudi(steps=0)
