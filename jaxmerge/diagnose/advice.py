@@ -177,7 +177,10 @@ def _norms(known: Mapping[str, Mechanism], found: Measurements) -> Advice:
             False,
         )
     if mechanism.verdict == "not at work":
-        return told("no weights: norms are of one size, and equalising hurts", False)
+        return told(
+            "no weights: norms are of one size, and equalising such norms has hurt",
+            False,
+        )
     return told("weights by norms are not advised for or against", True)
 
 

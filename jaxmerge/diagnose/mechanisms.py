@@ -105,8 +105,8 @@ _TABLE = (
         "what the mean of the experts keeps of each one's own component",
         1.0,
         -1,
-        "a larger scale than averaging's: task_arithmetic with the scale advised "
-        "below; the mean's norm restored; singular value calibration",
+        "a larger scale than averaging's: task_arithmetic with the scale that is "
+        "advised; the mean's norm restored; singular value calibration",
     ),
     (
         "over-accumulation",

@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxmerge import checkpoint, curvature, geometry, kinematics
-from jaxmerge._trees import named_leaves
 from jaxmerge._types import PRNGKey
 from jaxmerge.checkpoint import Grams, Progress, Source
+from jaxmerge.diagnose.tensors import all_paths, named_trees
 from jaxmerge.diagnose.thresholds import Inputs, thresholds_of
 from jaxmerge.geometry import EffectiveRanks, Estimate
 from jaxmerge.kinematics import Threshold
@@ -110,29 +110,14 @@ def _without_rounding(layer: Layer) -> Estimate:
     return dataclasses.replace(layer.gains, mean=mean)
 
 
-def _is_path(model: Any) -> bool:
-    return isinstance(model, str | os.PathLike | Source)
-
-
 def _grams(
     base: Any, experts: Sequence[Any], progress: Callable[[Progress], None] | None
 ) -> tuple[Grams, tuple[str, ...]]:
-    paths = [_is_path(model) for model in (base, *experts)]
-    if all(paths):
+    if all_paths(base, experts):
         names = [e.path.name if isinstance(e, Source) else e for e in experts]
         names = tuple(os.path.basename(os.path.normpath(name)) for name in names)
         return checkpoint.gram(base, experts, progress=progress), names
-    if any(paths):
-        raise TypeError(
-            "base and experts are checkpoints in part and trees in part; give all as "
-            "paths, or all as trees"
-        )
-    start = _floating(named_leaves(base))
-    trees = [_floating(named_leaves(tree)) for tree in experts]
-    for t, tree in enumerate(trees):
-        if tree.keys() != start.keys():
-            odd = sorted(tree.keys() ^ start.keys())[0]
-            raise ValueError(f"expert {t} and the base do not both have {odd!r}")
+    start, *trees = named_trees(base, experts)
     matrices = [
         geometry.gram([tree[name] for tree in trees], leaf)
         for name, leaf in start.items()
@@ -141,11 +126,6 @@ def _grams(
     stacked = np.stack([np.asarray(matrix, np.float64) for matrix in matrices])
     grams = Grams(tuple(start), sizes, stacked, 0)
     return grams, tuple(f"expert {t}" for t in range(len(experts)))
-
-
-def _floating(leaves: dict[str, Any]) -> dict[str, Any]:
-    arrays = {name: jnp.asarray(leaf) for name, leaf in leaves.items()}
-    return {n: x for n, x in arrays.items() if jnp.issubdtype(x.dtype, jnp.floating)}
 
 
 def _acceptable_dimensions(
@@ -168,9 +148,9 @@ def _acceptable_dimensions(
         )
     # |tau_t - mean|^2, from inner products alone.
     squares = np.diagonal(gram) - 2 * gram.mean(axis=1) + gram.mean()
-    found = []
+    paths, found = all_paths(experts[0], experts), []
     for t, (expert, loss) in enumerate(zip(experts, losses, strict=True)):
-        if _is_path(expert):
+        if paths:
             expert = jax.tree.map(jnp.asarray, checkpoint.load(expert))
         spectrum = curvature.spectral_density(
             curvature.hessian_vector_product(loss, expert),

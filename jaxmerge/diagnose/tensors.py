@@ -97,11 +97,6 @@ def pieces_of(shape: tuple[int, ...], num: int) -> tuple[Piece, ...]:
     return tuple(Piece(a, min(a + length, size), length) for a in starts)
 
 
-def is_path(model: Any) -> bool:
-    """Whether a model is a checkpoint, not a tree."""
-    return isinstance(model, str | os.PathLike | Source)
-
-
 @contextlib.contextmanager
 def open_tensors(
     base: Any,
@@ -122,14 +117,9 @@ def open_tensors(
     """
     if not experts:
         raise ValueError("no experts were given; a diagnosis needs at least one")
-    paths = [is_path(model) for model in (base, *experts)]
-    if any(paths) and not all(paths):
-        raise TypeError(
-            "base and experts are checkpoints in part and trees in part; give all as "
-            "paths, or all as trees"
-        )
+    paths = all_paths(base, experts)
     with contextlib.ExitStack() as stack:
-        if not all(paths):
+        if not paths:
             yield _of_trees(base, experts)
             return
         opened = functools.partial(enter_source, stack)
@@ -198,15 +188,22 @@ def _of_plan(
     )
 
 
-def floating(leaves: dict[str, Any]) -> dict[str, Any]:
-    """The leaves that are merged, as arrays."""
-    arrays = {name: jnp.asarray(leaf) for name, leaf in leaves.items()}
+def _floating(tree: Any) -> dict[str, Any]:
+    arrays = {name: jnp.asarray(leaf) for name, leaf in named_leaves(tree).items()}
     return {n: x for n, x in arrays.items() if jnp.issubdtype(x.dtype, jnp.floating)}
 
 
-def _of_trees(base: Any, experts: Sequence[Any]) -> Tensors:
-    start = floating(named_leaves(base))
-    trees = [floating(named_leaves(tree)) for tree in experts]
+def named_trees(base: Any, experts: Sequence[Any]) -> list[dict[str, Any]]:
+    """The floating leaves of a base and its experts, by name.
+
+    Args:
+      base: a tree.
+      experts: trees.
+
+    Raises:
+      ValueError: if an expert has other leaves than the base, or of other shapes.
+    """
+    start, *trees = found = [_floating(tree) for tree in (base, *experts)]
     for t, tree in enumerate(trees):
         if tree.keys() != start.keys():
             odd = sorted(tree.keys() ^ start.keys())[0]
@@ -217,6 +214,27 @@ def _of_trees(base: Any, experts: Sequence[Any]) -> Tensors:
                     f"expert {t}: {name!r} has shape {leaf.shape}; expected "
                     f"{start[name].shape}, the base's"
                 )
+    return found
+
+
+def all_paths(base: Any, experts: Sequence[Any]) -> bool:
+    """Whether models are checkpoints, not trees.
+
+    Raises:
+      TypeError: if some are and some are not.
+    """
+    kinds = (str, os.PathLike, Source)
+    paths = [isinstance(model, kinds) for model in (base, *experts)]
+    if any(paths) and not all(paths):
+        raise TypeError(
+            "base and experts are checkpoints in part and trees in part; give all as "
+            "paths, or all as trees"
+        )
+    return all(paths)
+
+
+def _of_trees(base: Any, experts: Sequence[Any]) -> Tensors:
+    start, *trees = named_trees(base, experts)
     models = ("the base", *(f"expert {t}" for t in range(len(experts))))
 
     def parts(
