@@ -13,6 +13,9 @@ from jaxmerge.combine.decompositions import from_matrix, thin_svd, to_matrix, wh
 
 # Of energies and traces, as in the authors' code: an expert without a delta is defined.
 _GUARD = 1e-12
+# The least ridge, in roundings of the summed covariance's trace. Gram matrices carry
+# their rounding into directions that no delta has, and the inverse ridge enlarges it.
+_FLOOR = 16.0
 
 
 def matmul(a: Array, b: Array) -> Array:
@@ -97,13 +100,15 @@ class AdaptiveCovariance:
     with m the column means of `sum_t S_t`, the collective prior. Where on, it is
     refined with the leading k = floor(k_frac r) singular vectors of
 
-        U diag(s) V^T = pre + sum_t D_t (S_t - mean S),    delta = pre + mean(s_k) U_k V_k^T
+        U diag(s) V^T = pre + sum_t D_t (S_t - mean S)
+        delta = pre + mean(s_1..k) U_k V_k^T
 
     All sums are kept for either state of the gate, so that one pass over the experts is
     enough, and the state has the size of six matrices whatever T is. The prior has
-    rank one: only the positive definite M is factored (Sherman and Morrison). The ridge
-    is never below the rounding of `tr sum S_t`. Leaves that are no matrices get the
-    mean of the deltas.
+    rank one: only the positive definite M is factored (Sherman and Morrison). The
+    summed ridge is at least 16 roundings of `tr sum_t S_t`, which in float32 keeps
+    deltas of low rank right to about 1e-2 and is reached where `tr S_t > 5e5 eps`.
+    Leaves that are no matrices get the mean of the deltas.
 
     Attributes:
       eps: the ridge, above 0, in units of a delta's squared norm.
@@ -188,42 +193,51 @@ class AdaptiveCovariance:
             return variance
         return variance / (mean * mean + _GUARD)
 
-    def _merged(self, state: Any) -> Array:
+    def selected(self, state: Any) -> tuple[dict[str, Array], Array]:
+        """The sums that the gate asks for, and whether it is on."""
         (plain, scaled, total), logs = state
         on = self.heterogeneity(logs) > _scalar("tau", self.tau, total)
-        sums = {k: jnp.where(on, scaled[k], plain[k]) for k in plain}
-        pre, center = self._closed_form(sums, total, on, logs[0])
-        if self.spectral:
-            residual = scaled["moved"] - matmul(plain["delta"], center / logs[0])
-            refine = lambda pre: pre + raised(residual + pre, self.k_frac)[0]
-            pre = jax.lax.cond(on, refine, lambda pre: pre, pre)
-        if self.restore_mean:
-            mean_row = jnp.mean(plain["delta"], axis=-2, keepdims=True)
-            pre = pre + mean_row / logs[0]
-        return pre
+        return {k: jnp.where(on, scaled[k], plain[k]) for k in plain}, on
 
-    def _closed_form(
-        self, sums: Any, total: Array, on: Array, num: Array
-    ) -> tuple[Array, Array]:
-        """The merge before its refinement, and the sum that the residual is about."""
+    def closed_form(self, state: Any) -> tuple[Array, Array]:
+        """The merge before its refinement, and the regularised sum of covariances."""
+        (_, _, total), (num, _, _) = state
+        sums, on = self.selected(state)
         gram, size = sums["gram"], sums["gram"].shape[-1]
-        rounding = jnp.finfo(gram.dtype).eps * jnp.trace(gram) / sums["ridge"]
-        eps = jnp.maximum(_scalar("eps", self.eps, gram), rounding)
+        least = _FLOOR * jnp.finfo(gram.dtype).eps * jnp.trace(gram) / sums["ridge"]
+        eps = jnp.maximum(_scalar("eps", self.eps, gram), least)
         regular = gram + (eps * sums["ridge"]) * jnp.eye(size, dtype=gram.dtype)
         numerator = sums["moved"] + eps * sums["delta"]
         prior = jnp.mean(gram, axis=-2, keepdims=True)
         if self.variant == "released":
-            mean_energy = total / num + _GUARD
-            prior = jnp.where(on, prior / mean_energy, prior)
+            prior = jnp.where(on, prior / (total / num + _GUARD), prior)
         rows = divide_by_spd(jnp.concatenate([numerator, prior]), regular)
         pre, along = rows[:-1], rows[-1:]
         if self.csp:
-            pre = pre - jnp.sum(pre, axis=-1, keepdims=True) * along / (
-                1 + jnp.sum(along)
-            )
+            reduced = jnp.sum(pre, axis=-1, keepdims=True) / (1 + jnp.sum(along))
+            pre = pre - reduced * along
         # Centring acts from the left and so commutes with every sum above.
-        pre = without_mean_row(pre) if self.center == "both" else pre
-        return pre, regular if self.variant == "released" else gram
+        return without_mean_row(pre) if self.center == "both" else pre, regular
+
+    def before_refinement(self, state: Any, pre: Array, regular: Array) -> Array:
+        """The matrix whose leading directions are raised."""
+        (plain, scaled, _), (num, _, _) = state
+        about = regular if self.variant == "released" else scaled["gram"]
+        return pre + scaled["moved"] - matmul(plain["delta"], about / num)
+
+    def _merged(self, state: Any) -> Array:
+        pre, regular = self.closed_form(state)
+        _, on = self.selected(state)
+        merged = pre
+        if self.spectral:
+            matrix = self.before_refinement(state, pre, regular)
+            refined = lambda pre, matrix: pre + raised(matrix, self.k_frac)[0]
+            merged = jax.lax.cond(on, refined, lambda pre, _: pre, pre, matrix)
+        if self.restore_mean:
+            (plain, _, _), (num, _, _) = state
+            mean_row = jnp.mean(plain["delta"], axis=-2, keepdims=True)
+            merged = merged + mean_row / num
+        return merged
 
 
 def raised(matrix: Array, k_frac: float) -> tuple[Array, Array, int]:

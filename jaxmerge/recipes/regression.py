@@ -1,11 +1,11 @@
 """Closed forms of regressions on the inputs of each layer: ACE-Merging."""
 
 from jaxmerge._checks import check_values
-from jaxmerge._coefficients import check_each
 from jaxmerge._types import Coef
 from jaxmerge.combine import AdaptiveCovariance
 from jaxmerge.merger import Merger
 from jaxmerge.recipes.choices import check_choice
+from jaxmerge.transforms._domains import check_each
 
 
 def ace(
@@ -59,10 +59,13 @@ def ace(
     Raises:
       ValueError: if a number is out of range or a choice does not exist.
 
+    Experts that move different inputs do not dilute each other:
+
     >>> import jax.numpy as jnp
-    >>> expert = {"w": jnp.array([[3.0, -3.0], [1.0, -1.0]])}
-    >>> ace()({"w": jnp.zeros((2, 2))}, [expert, expert])["w"].round(3).tolist()
-    [[3.0, -3.0], [1.0, -1.0]]
+    >>> one = jnp.array([[2.0, 0.0], [-2.0, 0.0]])
+    >>> two = jnp.array([[0.0, 4.0], [0.0, -4.0]])
+    >>> ace(csp=False)(None, [one, two]).round(3).tolist()
+    [[2.0, 4.0], [-2.0, -4.0]]
 
     References:
       Xu et al., ACE-Merging: Data-Free Model Merging with Adaptive Covariance
@@ -75,8 +78,8 @@ def ace(
     center = ("gram" if paper else "both") if center is None else center
     check_choice(center, ("gram", "both", "none"), "center")
     eps = (1e-5 if paper else 1e-2) if eps is None else eps
-    check_each("eps", eps, lambda x: x > 0, "a number above 0")
-    check_each("tau", tau, lambda x: x >= 0, "a number of at least 0")
+    check_each(eps, "eps", lambda x: x > 0, "a number above 0")
+    check_each(tau, "tau", lambda x: x >= 0, "a number of at least 0")
     check_values("k_frac", k_frac, lambda x: (x >= 0) & (x <= 1), "a share in [0, 1]")
     combine = AdaptiveCovariance(
         eps=eps,
