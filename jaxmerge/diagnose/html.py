@@ -83,8 +83,8 @@ def as_html(found: Diagnosis, title: str = "Diagnosis of a merge") -> str:
     heading = html.escape(title)
     parts = [
         f"<h1>{heading}</h1>",
-        f"<p>{len(measured.experts)} experts, {measured.whole.parameters:,} "
-        f"parameters, {len(measured.layers)} layers.</p>",
+        f"<p>Experts: {len(measured.experts)}. Parameters: "
+        f"{measured.whole.parameters:,}. Layers: {len(measured.layers)}.</p>",
         "<h2>Advice</h2>",
         f"<p>Method: <strong>{html.escape(str(found.choice))}</strong></p>",
         _advice(found),

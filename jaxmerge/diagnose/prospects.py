@@ -17,10 +17,10 @@ class Prospects:
     Attributes:
       gains: W(k + 1) - W(k) for k = 1 to T - 1, over subsets, as shares of the first.
       gain_errors: their standard errors.
-      next_gains: the same for the next three experts.
+      next_gains: the same for the next three experts; empty for one expert.
       next_errors: their standard errors.
       kept: of an expert's own component, what the mean of k experts keeps, averaged
-        over subsets, for k = 1 to T + 3.
+        over subsets, for k = 1 to T + 3, or 1.
     """
 
     gains: np.ndarray
@@ -63,16 +63,17 @@ def prospects(gram: np.ndarray, width: Estimate, gains: Estimate) -> Prospects:
     mean, error = (np.asarray(x, np.float64) for x in (gains.mean, gains.stderr))
     first = float(mean[0]) if num > 1 else 0.0
     unit = first if first > 0 else np.inf
+    ahead = _AHEAD if num > 1 else 0  # one expert does not tell what others are like
     order = np.array(
-        [geometry.max_of_normals(k) for k in range(num, num + _AHEAD + 1)], np.float64
+        [geometry.max_of_normals(k) for k in range(num, num + ahead + 1)], np.float64
     )
-    steps = np.diff(order) / order[0] if num > 1 else np.zeros(_AHEAD)
+    steps = np.diff(order) / (order[0] if num > 1 else 1.0)
     last, last_error = float(width.mean[-1]), float(width.stderr[-1])
     own = np.diagonal(gram)
     some = own > 0
     inner = (gram.sum(axis=1) - own) / max(num - 1, 1)
     alike = float((inner[some] / own[some]).mean()) if some.any() else 0.0
-    k = np.arange(1, num + _AHEAD + 1)
+    k = np.arange(1, num + ahead + 1)
     return Prospects(
         gains=mean / unit,
         gain_errors=error / unit,

@@ -15,6 +15,7 @@ from jaxmerge.diagnose.saturation_report import as_data as saturation_data
 from jaxmerge.diagnose.spectra import MatrixMeasures, Spectrum
 
 _SHOWN = 40
+_ROUNDING = 1e-9  # of the ratios and shares that have intervals
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -37,8 +38,9 @@ def interval_text(found: Interval) -> str:
         return "-"
     if not np.isfinite([found.lower, found.upper]).all():
         return f"{number(found.value)} (interval unknown)"
-    ends = f"{number(found.lower)} to {number(found.upper)}"
-    return f"{number(found.value)} ({ends})"
+    numbers = (found.value, found.lower, found.upper)
+    value, lower, upper = (number(x if abs(x) > _ROUNDING else 0.0) for x in numbers)
+    return f"{value} ({lower} to {upper})"
 
 
 def _plain(value: Any) -> Any:

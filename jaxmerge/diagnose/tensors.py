@@ -142,6 +142,24 @@ def _refuse_factors(output: Output) -> None:
         )
 
 
+def _short_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """The last parts of paths, as many as tell them apart; numbers if none do.
+
+    >>> _short_names(["runs/a/final", "runs/b/final"]), _short_names(["x/a", "x/a"])
+    (('a/final', 'b/final'), ('a', 'a (2)'))
+    """
+    parts = [path.replace(os.sep, "/").strip("/").split("/") for path in paths]
+    for last in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-last:]) for part in parts]
+        if len(set(names)) == len(names):
+            return tuple(names)
+    names = [part[-1] for part in parts]
+    before = [names[:t].count(name) for t, name in enumerate(names)]
+    return tuple(
+        f"{n} ({b + 1})" if b else n for n, b in zip(names, before, strict=True)
+    )
+
+
 def _of_plan(
     plan: Plan,
     outputs: Sequence[Output],
@@ -180,9 +198,8 @@ def _of_plan(
                 reader.tensors += 1
                 tensors.bytes_read = reader.bytes_read
 
-    names = tuple(os.path.normpath(source.path) for source in plan.experts)
     return Tensors(
-        tuple(os.path.basename(name) for name in names),
+        _short_names([str(source.path) for source in plan.experts]),
         {output.info.name: output.info.shape for output in outputs},
         walk,
     )
