@@ -44,6 +44,7 @@ from jaxmerge.recipes import (
     average as average,
     consensus as consensus,
     dare as dare,
+    dc_merge as dc_merge,
     emr as emr,
     iso_cts as iso_cts,
     isotropic as isotropic,

@@ -106,6 +106,13 @@ METHODS = [
         agreement="spectral",
     ),
     Method("tsv_m", J.tsv_m, R.tsv_m, agreement="spectral"),
+    Method(
+        "dc_merge",
+        lambda **k: J.dc_merge(density=0.3, **k),  # more than one entry of a few
+        lambda b, e: R.dc_merge(b, e, density=0.3),
+        agreement="spectral",
+        experts=2,
+    ),
     Method("magmax", J.magmax, R.magmax),
     Method(
         "svc",

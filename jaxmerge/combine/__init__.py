@@ -19,6 +19,7 @@ from jaxmerge.combine.consensus import (
     UnifiedTaskVector as UnifiedTaskVector,
 )
 from jaxmerge.combine.decompositions import polar as polar, thin_svd as thin_svd
+from jaxmerge.combine.directional import DirectionalConsensus as DirectionalConsensus
 from jaxmerge.combine.interference import (
     WudiDescent as WudiDescent,
     WudiFilter as WudiFilter,

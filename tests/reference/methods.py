@@ -184,6 +184,25 @@ def tsv_m(base, experts, scale=1.0):
     return base + scale * left @ np.diag(values) @ right.T
 
 
+def dc_merge(base, experts, density=1e-3, scale=1.0):
+    base, deltas = _deltas(base, experts)
+    if base.ndim != 2:
+        return base + scale * sum(deltas) / len(deltas)
+    num = len(deltas)
+    k = max(1, min(base.shape) // num)
+    parts = [np.linalg.svd(d, full_matrices=False) for d in deltas]
+    left = polar(np.hstack([u[:, :k] for u, _, _ in parts]))
+    right = polar(np.hstack([vt[:k].T for _, _, vt in parts]))
+    kept = max(1, int(density * (num * k) ** 2))
+    voters = []
+    for u, s, vt in parts:
+        matrix = left.T @ u[:, :k] @ np.diag(s[:k]) @ vt[:k] @ right
+        voters.append(keep_largest(matrix, (kept + 0.5) / matrix.size))
+    elected = elected_mean(voters, np.ones(num), sum(voters), "count")
+    blocks = np.kron(np.eye(num), np.ones((k, k)))
+    return base + scale * left @ (elected * blocks) @ right.T
+
+
 def iso_cts(base, experts, common=0.8, scale=1.0):
     base, deltas = _deltas(base, experts)
     if base.ndim != 2:
