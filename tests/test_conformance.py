@@ -24,6 +24,16 @@ MATRIX = {"kernel": (16, 8)}
 methods = pytest.mark.parametrize("method", METHODS, ids=str)
 
 
+@pytest.fixture(autouse=True)
+def compilation(request):
+    """Only what has to agree bit for bit is worth the compiler's optimizations."""
+    method = request.node.callspec.params["method"]
+    quick = method.agreement == "spectral"
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def model(seed: int, dtype=np.float32, scale: float = 1.0, shapes=MATRIX) -> dict:
     rng = np.random.default_rng(seed)
     draw = lambda shape: jnp.asarray(scale * rng.standard_normal(shape), dtype)
