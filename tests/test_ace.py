@@ -1,6 +1,5 @@
 """ACE: its closed form, its gate, what its terms do, and where it is only a mean."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -11,10 +10,13 @@ import pytest
 import jaxmerge
 from jaxmerge import Leaf, MatrixSpec, merge_leaves
 from jaxmerge.combine import ace_diagnostics, input_covariance
+from tests.oracles.fixtures import research_cases
 from tests.reference.methods import ace_delta
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+CASES = research_cases(folder="ace")
+named = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 SHAPE = (48, 32)
 # Of energy far from 1, where the paper's gate is off; and far apart, where it is on.
 ALIKE, APART = (1.0, 1.1, 0.9, 1.2), (0.05, 0.2, 0.01, 0.04)
@@ -93,6 +95,29 @@ def test_float32_of_rank_two_keeps_a_ridge_that_it_can_resolve(rng):
     narrow = [np.float32(np.matmul(*factors())) for _ in range(3)]
     wide = [np.float64(d) for d in narrow]
     assert relative(merged(narrow, eps=1e-7), ace_delta(wide, eps=1e-7)) < 0.02
+
+
+@named
+def test_equals_the_authors(case):
+    """Where they take the mean of no singular values they have NaN, and ours none."""
+    eps, scales = case.about["eps"], case.about["scales"]
+    pairs = list(zip(scales, case.deltas, strict=True))
+    wide = [{k: s * np.float64(x) for k, x in tree.items()} for s, tree in pairs]
+    narrow = [{k: np.float32(s) * x for k, x in tree.items()} for s, tree in pairs]
+    merger = jaxmerge.ace(variant="released", eps=eps)
+    with jax.enable_x64(True):
+        ours = merge_leaves(merger, None, wide)
+    single = merge_leaves(merger, None, narrow) if eps == 1e-2 else {}
+    assert ours.keys() == case.expected.keys()
+    for name, x in ours.items():
+        x, expected = np.asarray(x), case.expected[name]
+        if name in case.about["not_finite"]:
+            assert np.all(np.isfinite(x))
+            assert np.any(np.isnan(expected))
+            continue
+        assert relative(x, expected) < 1e-9, name
+        if single:
+            assert relative(np.asarray(single[name]), expected) < 1e-5, name
 
 
 # --- what the terms do ---------------------------------------------------------------
@@ -327,13 +352,14 @@ def test_ace_wins_while_experts_are_not_converged(rng):
     assert arithmetic < risk(mean)
 
 
-def test_the_recipe_is_one_pass(draw):
+def test_the_state_does_not_grow_with_the_experts(draw):
     merger = jaxmerge.ace()
     assert len(merger.passes) == 1
-    deltas = [jnp.asarray(d, jnp.float32) for d in draw()]
-    leaf = Leaf(matrix=MatrixSpec())
-    state = merger.combine.lift(deltas[0], jnp.ones(()), leaf)
-    joined = merger.combine.join(state, state)
-    sizes = lambda tree: [x.shape for x in jax.tree.leaves(tree)]
-    assert sizes(joined) == sizes(state)
-    assert dataclasses.fields(merger.combine)[0].name == "eps"
+    combine, leaf = merger.combine, Leaf(matrix=MatrixSpec())
+    lift = lambda x: combine.lift(x, jnp.ones(()), leaf)
+    one, two = (jnp.asarray(d, jnp.float32) for d in draw(ALIKE[:2]))
+    shapes = lambda state: [x.shape for x in jax.tree.leaves(state)]
+    state = jax.eval_shape(lift, one)
+    assert shapes(state) == shapes(
+        jax.eval_shape(lambda: combine.join(lift(one), lift(two)))
+    )
