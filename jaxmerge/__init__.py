@@ -48,6 +48,7 @@ from jaxmerge.recipes import (
     emr as emr,
     iso_cts as iso_cts,
     isotropic as isotropic,
+    knots as knots,
     magmax as magmax,
     magnitude_prune as magnitude_prune,
     model_stock as model_stock,

@@ -113,6 +113,14 @@ METHODS = [
         agreement="spectral",
         experts=2,
     ),
+    Method(
+        "knots",
+        lambda scale=1.0: J.knots(J.ties(density=0.5, scale=scale)),
+        lambda b, e: R.knots(b, e, density=0.5),
+        agreement="spectral",
+        selects=True,
+        experts=2,
+    ),
     Method("magmax", J.magmax, R.magmax),
     Method(
         "svc",

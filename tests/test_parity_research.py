@@ -16,13 +16,13 @@ import pytest
 import jaxmerge
 from jaxmerge import Leaf, _random, merge_leaves
 from jaxmerge.combine import ConsensusMask
-from tests.oracles.fixtures import ResearchCase, research_cases, under
+from tests.oracles.fixtures import ResearchCase, adapter_cases, research_cases, under
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CASES = {
     case.name: case
-    for folder in ("research", "spectral")
+    for folder in ("research", "spectral", "subspaces")
     for case in research_cases(folder=folder)
 }
 ROUNDING = 2e-7
@@ -223,6 +223,74 @@ def test_task_singular_vectors():
     assert error(merged, case.expected) < 5e-6
     assert not np.any(merged["thin.weight"])
     assert np.any(merge(jaxmerge.tsv_m(), case)["thin.weight"])
+
+
+def merge_some(make, case: ResearchCase, names: tuple[str, ...]) -> float:
+    """The error of a merge whose recipe depends on the tensor, on some of them."""
+    return max(
+        error(
+            {name: np.asarray(merge_leaves(make(name), None, deltas))},
+            {name: case.expected[name]},
+        )
+        for name in names
+        for deltas in [[delta[name] for delta in case.deltas]]
+    )
+
+
+@named("dc")
+def test_directional_consensus(case):
+    """Theirs counts a share of r^2 entries, ours of the (T k)^2 that there are.
+
+    With fewer directions than tasks they lose the matrix; ours does not.
+    """
+
+    def make(name):
+        rank, num = min(case.base[name].shape), len(case.experts)
+        kept = max(1, int(case.about["density"] * rank**2))
+        return jaxmerge.dc_merge(density=(kept + 0.5) / (num * (rank // num)) ** 2)
+
+    assert merge_some(make, case, ("square.weight", "tall.weight")) < 1e-5
+    assert not np.any(case.expected["thin.weight"])
+
+
+def with_adapters(*names: str):
+    cases = [case for case in adapter_cases() if case.name in names]
+    assert len(cases) == len(names)
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+
+
+@with_adapters("dc_avg_5", "dc_linear_5")
+def test_directional_consensus_of_adapters(case):
+    merger = jaxmerge.dc_merge(
+        density=case.about["density"],
+        rank=case.about["rank"],
+        smoothing={"avg": "mean", "linear": "linear"}[case.about["smoothing"]],
+        ratio=case.about["ratio"],
+    )
+    assert error(merge(merger, case), case.expected) < 1e-5
+
+
+@named("knots")
+def test_knots(case):
+    """TIES in the basis of `subspace_alignment`, which keeps one entry more."""
+
+    def make(name):
+        density = one_more(case.about["density"], case.base[name].size)
+        return jaxmerge.knots(jaxmerge.ties(density=density))
+
+    assert merge_some(make, case, ("square.weight", "wide.weight")) < 1e-5
+
+
+@with_adapters("knots_0.2", "knots_0.5")
+def test_knots_of_adapters(case):
+    """Of rank 32 in 36 rows: only 32 rows of coordinates count as entries."""
+    out, columns = case.base["w"].shape
+    rank = sum(factors["a"].shape[0] for factors in case.side)
+    assert rank < out
+    density = one_more(case.about["density"], rank * columns)
+    experts = [{"w": jaxmerge.LowRank(f["a"], f["b"])} for f in case.side]
+    merged = merge_leaves(jaxmerge.knots(jaxmerge.ties(density=density)), None, experts)
+    assert error({"w": np.asarray(merged["w"])}, case.expected) < 1e-5
 
 
 @named("wudi")

@@ -37,4 +37,9 @@ from jaxmerge.combine.sphere import (
     ModelStock as ModelStock,
     SphericalInterpolation as SphericalInterpolation,
 )
+from jaxmerge.combine.subspaces import (
+    Coordinates as Coordinates,
+    InSubspace as InSubspace,
+    SharedBasis as SharedBasis,
+)
 from jaxmerge.combine.sums import WeightedSum as WeightedSum

@@ -1,10 +1,14 @@
 """Merges in the space that the experts span: DC-Merge and KnOTS."""
 
+import dataclasses
+from typing import Any
+
 from jaxmerge._checks import check_values
 from jaxmerge._types import Coef
-from jaxmerge.combine import DirectionalConsensus
+from jaxmerge.combine import DirectionalConsensus, InSubspace, SharedBasis
 from jaxmerge.merger import Merger
 from jaxmerge.recipes.choices import check_choice
+from jaxmerge.recipes.consensus import ties
 
 
 def dc_merge(
@@ -62,4 +66,80 @@ def dc_merge(
         combine=DirectionalConsensus(density, rank, smoothing, ratio),
         weights=weights,
         scale=scale,
+    )
+
+
+def knots(merger: Merger | None = None) -> Merger:
+    r"""KnOTS: any merge, in the basis of the directions that the experts share.
+
+        [d_1, ..., d_T] = U S [V_1^T, ..., V_T^T]
+        merged = theta_0 + U merge(S V_1^T, ..., S V_T^T)
+
+    Two readings of the experts: the first sums `d_t d_t^T`, whose eigenvectors are U,
+    so that memory does not grow with T. Trimming keeps a share of the `rank * in`
+    entries of each expert's coordinates, tensor by tensor (the authors trim over the
+    model), where the rank counts singular values above 1.4e-3 of the largest in
+    float32 and 6e-8 in float64 (the authors': above 1e-5). No direction is dropped.
+    Leaves that are no matrices are merged as they are.
+
+    The basis is unique up to signs where singular values differ, and so is the merge;
+    where they are equal it is one of many.
+
+    Args:
+      merger: a merge of deltas with one model out, such as `ties(...)`, `dare(...)`
+        (the paper's two) or `consensus(...)`; `ties()` if None. Merges that are the
+        same in every orthonormal basis, as task arithmetic is, gain nothing.
+
+    Returns:
+      The merger, in that basis; scale, weights and post-steps are the merger's.
+
+    Raises:
+      ValueError: if the merger averages weights themselves, gives several models, or
+        trims over the whole model.
+
+    >>> import jax.numpy as jnp
+    >>> experts = [{"w": jnp.diag(jnp.array([2.0, 0.0]))}] * 3
+    >>> merged = knots(ties(density=1.0))({"w": jnp.zeros((2, 2))}, experts)
+    >>> merged["w"].round(3).tolist()
+    [[2.0, 0.0], [0.0, 0.0]]
+
+    References:
+      Stoica et al., Model merging with SVD to tie the Knots, 2024, section 4
+      (arXiv 2410.19735).
+    """
+    merger = ties() if merger is None else merger
+    return in_subspace(merger, SharedBasis(), "knots")
+
+
+def in_subspace(merger: Merger, basis: Any, name: str) -> Merger:
+    """The merger with its transforms and passes behind one that finds a basis."""
+    *first, last = merger.passes
+    stages = merger.transforms
+    for what, found in (
+        ("a model for each task", merger.per_task is not None),
+        ("no deltas but weights", last.frame == "absolute"),
+        ("factors in place of deltas", merger.space == "factors"),
+        ("deltas that are rounded", merger.rounding != "none"),
+        (
+            "a threshold over the whole model",
+            any(getattr(stage, "survey_rounds", 0) for stage in stages),
+        ),
+        (
+            "random transforms in several passes",
+            bool(first) and any(getattr(stage, "random", False) for stage in stages),
+        ),
+    ):
+        if found:
+            raise ValueError(
+                f"{name} was given a merger with {what}; it merges one delta, tensor "
+                "by tensor, in a basis of its own: such as that of ties() or dare()"
+            )
+    return dataclasses.replace(
+        merger,
+        transforms=(),
+        combine=(
+            basis,
+            *(InSubspace(combine, stages, last=False) for combine in first),
+            InSubspace(last, stages),
+        ),
     )

@@ -217,6 +217,24 @@ def research_cases(prefix: str = "", folder: str = "research") -> list[ResearchC
     ]
 
 
+def adapter_cases(prefix: str = "") -> list[ResearchCase]:
+    """The recorded merges of two LoRA adapters, folder `subspaces`.
+
+    The base is zero; an expert's one tensor `w` is its product b a, and its factors are
+    in `side`.
+    """
+    tensors = read_safetensors(FIXTURES / "subspaces" / "tensors.safetensors")
+    lora = under(tensors, "lora")
+    factors = [under(lora, str(t)) for t in range(2)]
+    products = [{"w": f["b"] @ f["a"]} for f in factors]
+    base = {"w": np.zeros_like(products[0]["w"])}
+    return [
+        ResearchCase(name, case, base, products, factors, under(lora, name))
+        for name, case in recorded("subspaces")["adapters"].items()
+        if name.startswith(prefix)
+    ]
+
+
 @dataclass(frozen=True)
 class TransformersCase:
     """Folders as transformers saves them, a recipe, and its merge by hand.

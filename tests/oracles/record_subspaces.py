@@ -60,7 +60,7 @@ def record_directional(record, deltas, root):
     keep = module.keep_topk_percent
     vectors = [types.SimpleNamespace(vector=delta) for delta in deltas]
     config = types.SimpleNamespace(DATASETS=range(len(deltas)), device="cpu")
-    for density in (1e-3, 0.2, 0.6):
+    for density in (1e-3, 0.2):
         module.keep_topk_percent = lambda matrices, _, d=density: keep(matrices, d)
         record(
             f"dc_{density:g}",
@@ -81,7 +81,7 @@ def record_directional(record, deltas, root):
 def record_directional_adapters(record, products, root):
     module = load(root / "vision_lora_merge", "merging_functions")
     keep = module.keep_topk_percent
-    for smoothing, rho in (("avg", 5.0), ("linear", 5.0), ("linear", 1.5)):
+    for smoothing, rho in (("avg", 5.0), ("linear", 5.0)):
         module.keep_topk_percent = lambda matrices, _: keep(matrices, 0.05)
         record(
             f"dc_{smoothing}_{rho:g}",
@@ -164,7 +164,9 @@ def main():
         record_knots(of_adapters, "knots", [{"w": x} for x in products])
         record_core(of_adapters, pairs, sources / "core-space-merging")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    factors = {f"{t}/{k}": v for t, p in enumerate(pairs) for k, v in zip("ba", p)}
+    factors = {
+        f"{t}/{k}": v for t, p in enumerate(pairs) for k, v in zip("ba", p, strict=True)
+    }
     lora = {f"lora/{k}": v for k, v in (factors | of_adapters.tensors).items()}
     save_file(record.tensors | lora, FOLDER / "tensors.safetensors")
     about = {
@@ -175,7 +177,7 @@ def main():
             "python": platform.python_version(),
         },
         "num_experts": EXPERTS,
-        "inputs": "those of the folder research; of adapters, lora/{t}/b and lora/{t}/a",
+        "inputs": "those of folder research; of adapters, lora/{t}/b and lora/{t}/a",
         "cases": record.cases,
         "adapters": of_adapters.cases,
     }

@@ -203,6 +203,18 @@ def dc_merge(base, experts, density=1e-3, scale=1.0):
     return base + scale * left @ (elected * blocks) @ right.T
 
 
+def knots(base, experts, density=0.2, scale=1.0):
+    base, deltas = _deltas(base, experts)
+    if base.ndim != 2:
+        return ties(base, [base + d for d in deltas], density, scale)
+    u, s, vt = np.linalg.svd(np.hstack(deltas), full_matrices=False)
+    keep = s > 1e-4 * s[0]
+    parts = np.split(np.diag(s[keep]) @ vt[keep], len(deltas), axis=1)
+    parts = [keep_largest(p, density) for p in parts]
+    merged = elected_mean(parts, np.ones(len(parts)), sum(parts), "count")
+    return base + scale * u[:, keep] @ merged
+
+
 def iso_cts(base, experts, common=0.8, scale=1.0):
     base, deltas = _deltas(base, experts)
     if base.ndim != 2:

@@ -1,0 +1,218 @@
+"""Merges in the space that the experts span: each expert's coordinates are merged."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxmerge._arithmetic import accumulate
+from jaxmerge._types import Leaf, MatrixSpec, State, pytree, static
+from jaxmerge.combine.decompositions import from_matrix, to_matrix, whole
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def _times(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=_HIGHEST)
+
+
+def _transposed(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2)
+
+
+def _eigen(gram: Array) -> tuple[Array, Array]:
+    """Eigenvalues in falling order, at least 0, and their vectors."""
+    values, vectors = jnp.linalg.eigh(gram, symmetrize_input=True)
+    return jnp.maximum(values[..., ::-1], 0.0), vectors[..., ::-1]
+
+
+@jax.custom_jvp
+def principal_basis(gram: Array) -> tuple[Array, Array]:
+    r"""The eigenvectors `U` of a sum `sum_t d_t d_t^T`, and its numerical rank.
+
+    U is orthogonal and has all directions, those of the null space last, so that
+    nothing is lost whatever the rank is taken for: `U (U^T d) = d`. The rank counts
+    eigenvalues above `16 eps` of the largest, which are singular values of
+    `[d_1, ..., d_T]` above 1.4e-3 of the largest in float32, above 6e-8 in float64.
+
+    In the derivative, eigenvectors of equal eigenvalues do not turn into one another
+    (they have no derivative there), so that it is finite everywhere.
+
+    Args:
+      gram: `[..., out, out]`, symmetric and positive semidefinite.
+
+    Returns:
+      `[..., out, out]` and `[...]`, in the floating dtype of the sum.
+
+    >>> basis, rank = principal_basis(jnp.diag(jnp.array([0.0, 4.0, 1.0])))
+    >>> jnp.abs(basis).tolist(), rank.tolist()
+    ([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], 2.0)
+    """
+    values, vectors = _eigen(gram)
+    noise = 16 * jnp.finfo(values.dtype).eps * values[..., :1]
+    return vectors, jnp.sum(values > noise, axis=-1).astype(values.dtype)
+
+
+@principal_basis.defjvp
+def _principal_basis_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (gram,), (change,) = primals, tangents
+    vectors, rank = principal_basis(gram)
+    values = jnp.diagonal(
+        _times(_times(_transposed(vectors), gram), vectors), axis1=-2, axis2=-1
+    )
+    inner = _times(_times(_transposed(vectors), change), vectors)
+    gap = values[..., None, :] - values[..., :, None]
+    noise = 64 * jnp.finfo(values.dtype).eps * values[..., :1, None]
+    apart = jnp.abs(gap) > noise
+    turn = jnp.where(apart, inner / jnp.where(apart, gap, 1.0), 0.0)
+    return (vectors, rank), (_times(vectors, turn), jnp.zeros_like(rank))
+
+
+@pytree
+class Coordinates:
+    """Bases of the rows and columns of a merge, as a pass over the experts found them.
+
+    Attributes:
+      left: `[..., out, m]`.
+      right: `[..., in, n]`, or None where the columns stay as they are.
+      rank: how many of the left directions count, `[...]`.
+    """
+
+    left: Any
+    right: Any
+    rank: Any
+
+    def of(self, matrix: Array) -> Array:
+        """`left^T matrix right`."""
+        x = _times(_transposed(self.left), matrix)
+        return x if self.right is None else _times(x, self.right)
+
+    def back(self, x: Array) -> Array:
+        """`left x right^T`."""
+        x = _times(self.left, x)
+        return x if self.right is None else _times(x, _transposed(self.right))
+
+
+@pytree
+class SharedBasis:
+    r"""The first pass of KnOTS: the left singular vectors of `[d_1, ..., d_T]`.
+
+    They are the eigenvectors of `sum_t d_t d_t^T`, a sum over experts whose size does
+    not grow with T. Weights do not count: the space is the same. Leaves that are no
+    matrices have no basis.
+
+    References:
+      Stoica et al., Model merging with SVD to tie the Knots, 2024, section 4.
+    """
+
+    frame: str = static(default="delta")
+    uses_shape = True
+
+    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> State:
+        del weight
+        if leaf.matrix is None:
+            return jnp.zeros((), delta.dtype)
+        matrix = whole(to_matrix(delta, leaf.matrix))
+        return _times(matrix, _transposed(matrix))
+
+    def join(self, a: State, b: State) -> State:
+        return accumulate(a, b)
+
+    def finish(self, state: State, leaf: Leaf) -> Any:
+        if leaf.matrix is None:
+            return None, None
+        basis, rank = principal_basis(state)
+        return Coordinates(basis, None, rank), None
+
+
+@pytree
+class InSubspace:
+    """A pass of any merge, on the experts' coordinates in a space found before.
+
+    Transforms and combine see `left^T d_t right` in place of `d_t`, and what the last
+    pass merges is taken back. Transforms that keep the largest entries keep a share of
+    `rank * columns`: directions that no expert has do not count as entries. Leaves
+    without a basis are merged as they are.
+
+    Attributes:
+      combine: the pass.
+      transforms: of each expert's coordinates.
+      last: whether it is the merge's last pass; else its result goes to the next.
+    """
+
+    combine: Any
+    transforms: tuple[Any, ...] = ()
+    last: bool = static(default=True)
+    frame: str = static(default="delta")
+    uses_shape = True
+
+    @property
+    def holds_all(self) -> bool:
+        return getattr(self.combine, "holds_all", False)
+
+    @property
+    def normalize(self) -> bool:
+        return getattr(self.combine, "normalize", False)
+
+    @property
+    def normalize_weights(self) -> bool:
+        return getattr(self.combine, "normalize_weights", False)
+
+    def check_experts(self, num: int) -> None:
+        if hasattr(self.combine, "check_experts"):
+            self.combine.check_experts(num)
+
+    def bind(self, size: int) -> "InSubspace":
+        bound = lambda stage: stage.bind(size) if hasattr(stage, "bind") else stage
+        return dataclasses.replace(
+            self,
+            combine=bound(self.combine),
+            transforms=tuple(bound(stage) for stage in self.transforms),
+        )
+
+    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> State:
+        coordinates, _ = leaf.stats
+        transforms = self.transforms
+        if coordinates is not None and leaf.matrix is not None:
+            delta = coordinates.of(whole(to_matrix(delta, leaf.matrix)))
+            entries = jnp.sum(coordinates.rank) * delta.shape[-1]
+            transforms = [_counting(stage, entries, delta.size) for stage in transforms]
+        leaf = _inner(leaf)
+        for i, transform in enumerate(transforms):
+            key = None if leaf.key is None else jax.random.fold_in(leaf.key, i)
+            delta = transform(delta, dataclasses.replace(leaf, key=key, stats=None))
+        return self.combine.lift(delta, weight, leaf)
+
+    def join(self, a: State, b: State) -> State:
+        return self.combine.join(a, b)
+
+    def finish(self, state: State, leaf: Leaf) -> Any:
+        coordinates, _ = leaf.stats
+        merged = self.combine.finish(state, _inner(leaf))
+        if not self.last:
+            return coordinates, merged
+        if coordinates is None or leaf.matrix is None:
+            return merged
+        return from_matrix(coordinates.back(merged), leaf.matrix)
+
+
+def _inner(leaf: Leaf) -> Leaf:
+    """What the inner pass is told: a matrix `[..., out, in]`, its own statistics."""
+    spec = None if leaf.matrix is None else MatrixSpec(batch=leaf.matrix.batch)
+    return dataclasses.replace(leaf, base=None, stats=leaf.stats[1], matrix=spec)
+
+
+def _counting(transform: Any, entries: Array, size: int) -> Any:
+    """A transform that keeps a share of so many entries, of a tensor of this size.
+
+    The count bound on the host is exact; one of fewer entries is a product in the
+    arithmetic's dtype, and may be one less than in float64.
+    """
+    if not getattr(transform, "cuts_leaf", False):
+        return transform
+    share = jnp.clip(jnp.asarray(transform.density), 0.0, 1.0).astype(entries.dtype)
+    fewer = jnp.maximum(jnp.floor(share * entries), transform.at_least)
+    count = jnp.where(entries >= size, transform.kept(size), fewer.astype(jnp.int32))
+    return dataclasses.replace(transform, count=count)
