@@ -149,14 +149,16 @@ def rival_cautions(
       floor: of the law.
       floor_stderr: its standard error.
     """
-    own = aicc.get("offset", np.inf)
+    floored = {form: value for form, value in aicc.items() if FORMS[form].has_floor}
+    best = min(floored, key=floored.__getitem__, default="offset")
+    own = floored.get(best, np.inf)
     for form, value in aicc.items():
         if not FORMS[form].has_floor and value <= own + AICC_MARGIN:
             yield Caution(
                 "floor_not_identified",
-                f"a curve without a floor, {FORMS[form].formula}, fits as well (AICc "
-                f"{value:.1f} against {own:.1f}); the floor is what the form says, not "
-                "what was measured",
+                f"a curve without a floor, {FORMS[form].formula}, fits as well as the "
+                f"best one with a floor, {FORMS[best].formula} (AICc {value:.1f} against "
+                f"{own:.1f}); the floor is what the form says, not what was measured",
             )
             return
     room = float(points.mean.min()) - floor
