@@ -157,7 +157,7 @@ def rival_cautions(
             yield Caution(
                 "floor_not_identified",
                 f"a curve without a floor, {FORMS[form].formula}, fits as well as the "
-                f"best one with a floor, {FORMS[best].formula} (AICc {value:.1f} against "
+                f"best with one, {FORMS[best].formula} (AICc {value:.1f} against "
                 f"{own:.1f}); the floor is what the form says, not what was measured",
             )
             return
