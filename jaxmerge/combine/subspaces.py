@@ -176,9 +176,10 @@ class InSubspace:
         coordinates, _ = leaf.stats
         transforms = self.transforms
         if coordinates is not None and leaf.matrix is not None:
+            size = delta.size
             delta = coordinates.of(whole(to_matrix(delta, leaf.matrix)))
             entries = jnp.sum(coordinates.rank) * delta.shape[-1]
-            transforms = [_counting(stage, entries, delta.size) for stage in transforms]
+            transforms = [_counting(stage, entries, size) for stage in transforms]
         leaf = _inner(leaf)
         for i, transform in enumerate(transforms):
             key = None if leaf.key is None else jax.random.fold_in(leaf.key, i)
@@ -205,13 +206,18 @@ def _inner(leaf: Leaf) -> Leaf:
 
 
 def _counting(transform: Any, entries: Array, size: int) -> Any:
-    """A transform that keeps a share of so many entries, of a tensor of this size.
+    """A transform that keeps a share of so many entries, bound to a leaf of this size.
 
     The count bound on the host is exact; one of fewer entries is a product in the
-    arithmetic's dtype, and may be one less than in float64.
+    arithmetic's dtype, with its rounding.
     """
     if not getattr(transform, "cuts_leaf", False):
         return transform
+    if size >= 2**31:
+        raise ValueError(
+            f"a matrix of {size} entries was to be trimmed in a basis, which counts up "
+            "to 2^31; exclude it by Merger.matrices, or merge it by ties"
+        )
     share = jnp.clip(jnp.asarray(transform.density), 0.0, 1.0).astype(entries.dtype)
     fewer = jnp.maximum(jnp.floor(share * entries), transform.at_least)
     count = jnp.where(entries >= size, transform.kept(size), fewer.astype(jnp.int32))
