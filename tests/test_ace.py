@@ -343,6 +343,28 @@ def test_ace_wins_while_experts_are_not_converged(rng):
     assert arithmetic < risk(mean)
 
 
+def test_deltas_of_converged_experts_tell_nothing_and_ace_is_no_better_than_the_mean(
+    rng,
+):
+    """On inputs of full rank they are the targets, whatever the inputs were."""
+    targets = [rng.standard_normal((512, 24)) for _ in range(4)]
+    turns = [np.linalg.qr(rng.standard_normal((24, 24)))[0] for _ in range(4)]
+    halves = [turn * np.logspace(0, -1, 24) for turn in turns]
+
+    def risk(delta):
+        pairs = zip(targets, halves, strict=True)
+        return sum(np.sum(((delta - t) @ half) ** 2) for t, half in pairs)
+
+    mean = risk(np.mean(targets, axis=0))
+    assert 0.95 * mean < risk(merged(targets, csp=False)) < 1.1 * mean
+    known = [half @ half.T for half in halves]
+    pairs = zip(targets, known, strict=True)
+    regression = np.sum([t @ s for t, s in pairs], axis=0) @ np.linalg.inv(
+        np.sum(known, axis=0)
+    )
+    assert risk(regression) < 0.8 * mean
+
+
 def test_the_state_does_not_grow_with_the_experts(draw):
     merger = jaxmerge.ace()
     assert len(merger.passes) == 1
