@@ -99,7 +99,8 @@ def knots(merger: Merger | None = None) -> Merger:
 
     >>> import jax.numpy as jnp
     >>> experts = [{"w": jnp.diag(jnp.array([2.0, 0.0]))}] * 3
-    >>> merged = knots(ties(density=1.0))({"w": jnp.zeros((2, 2))}, experts)
+    >>> from jaxmerge import magmax
+    >>> merged = knots(magmax(scale=1.0))({"w": jnp.zeros((2, 2))}, experts)
     >>> merged["w"].round(3).tolist()
     [[2.0, 0.0], [0.0, 0.0]]
 
