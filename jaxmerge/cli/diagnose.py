@@ -14,37 +14,8 @@ import jax
 from jaxmerge.checkpoint import RecipeError, open_source, resolve_model
 from jaxmerge.cli.text import human_bytes, plural, table
 
-# The parser of every command is made for each; what this one needs is imported later.
 if TYPE_CHECKING:
     from jaxmerge.diagnose import Diagnosis
-
-
-def add_diagnose(commands: argparse._SubParsersAction) -> None:
-    """Adds the command's arguments to the parser."""
-    parser = commands.add_parser(
-        "diagnose",
-        help="say what ails the merge of experts, and what to do about it",
-        description="Read a base and its experts once; measure norms, cosines, signs, "
-        "spectra and the six mechanisms by which more experts fail; and advise, each "
-        "piece of advice with the number behind it. See docs/diagnose.md.",
-    )
-    parser.add_argument("base", help="a path, or a name in the cache")
-    parser.add_argument("experts", nargs="+", help="fine-tuned from it")
-    add = parser.add_argument
-    add("--json", metavar="FILE", help="write everything as JSON; - prints only that")
-    add("--figures", type=Path, metavar="DIR", help="draw the figures into a folder")
-    add("--html", type=Path, metavar="FILE", help="write one page that opens offline")
-    add("--tolerance", type=float, help="share of the first gain that is negligible")
-    add(
-        "--half-angle",
-        type=float,
-        metavar="DEGREES",
-        help="how far from its task vector an expert still works",
-    )
-    add("--samples", type=int, default=4096, help="random directions (default 4096)")
-    add("--seed", type=int, default=0, help="of all that is random (default 0)")
-    add("--quiet", "-q", action="store_true", help="show no progress")
-    add("--cache", type=Path, metavar="DIR", help="the Hugging Face cache")
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxmerge.cli.diagnose import add_diagnose
-from jaxmerge.cli.law import add_law, run_law
+from jaxmerge.cli.arguments import add_diagnose, add_law
 from jaxmerge.cli.text import parse_bytes
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -197,6 +196,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
         run_merge(arguments, ignored_options(arguments))
     elif arguments.command == "law":
+        from jaxmerge.cli.law import run_law
+
         run_law(arguments)
     elif arguments.command == "diagnose":
         from jaxmerge.cli.diagnose import run_diagnose
