@@ -52,6 +52,8 @@ def ace_diagnostics(
 ) -> dict[str, AceLayer]:
     """What ACE sees in each matrix of the experts' deltas; nothing is merged.
 
+    It costs a few decompositions for each matrix; `jax.jit` it for models of few leaves.
+
     Args:
       deltas: T trees of arrays, expert - base.
       combine: with which options, `jaxmerge.ace(...).combine`; the defaults if None.
@@ -64,8 +66,9 @@ def ace_diagnostics(
     Raises:
       ValueError: if there is no delta, or their leaves differ.
 
+    >>> import jax
     >>> deltas = [{"w": 0.5 * jnp.eye(4)}, {"w": 2 * jnp.eye(4)}]
-    >>> layer = ace_diagnostics(deltas)["w"]
+    >>> layer = jax.jit(ace_diagnostics)(deltas)["w"]
     >>> bool(layer.active), layer.trace.tolist()
     (True, [0.75, 12.0])
     """

@@ -62,9 +62,10 @@ def ace(
     Experts that move different inputs do not dilute each other:
 
     >>> import jax.numpy as jnp
+    >>> from jaxmerge import merge_leaves
     >>> one = jnp.array([[2.0, 0.0], [-2.0, 0.0]])
     >>> two = jnp.array([[0.0, 4.0], [0.0, -4.0]])
-    >>> ace(csp=False)(None, [one, two]).round(3).tolist()
+    >>> merge_leaves(ace(csp=False), None, [one, two]).round(3).tolist()
     [[2.0, 4.0], [-2.0, -4.0]]
 
     References:
