@@ -52,7 +52,7 @@ def ace_diagnostics(
 ) -> dict[str, AceLayer]:
     """What ACE sees in each matrix of the experts' deltas; nothing is merged.
 
-    It costs a few decompositions for each matrix; `jax.jit` it for models of few leaves.
+    It costs a few decompositions a matrix; `jax.jit` it for models of few leaves.
 
     Args:
       deltas: T trees of arrays, expert - base.
