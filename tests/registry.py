@@ -111,6 +111,7 @@ METHODS = [
         lambda **k: J.dc_merge(density=0.3, **k),  # more than one entry of a few
         lambda b, e: R.dc_merge(b, e, density=0.3),
         agreement="spectral",
+        selects=True,
         experts=2,
     ),
     Method(

@@ -105,13 +105,22 @@ def test_knots_of_random_drops_needs_a_key_and_follows_it(key):
         merge("knots_dare", deltas)
 
 
-@pytest.mark.parametrize("name", ["dc_merge", "knots"])
-def test_more_experts_than_directions_and_nothing_at_all(name):
-    deltas = [np.float32(d) for d in draws(0, num=5, shape=(3, 2))]
+@pytest.mark.parametrize(
+    ("name", "num", "shape"), [("dc_merge", 5, (3, 2)), ("knots", 2, (1, 6))]
+)
+def test_more_experts_than_directions_and_nothing_at_all(name, num, shape):
+    deltas = [np.float32(d) for d in draws(0, num, shape)]
     merged = merge(name, deltas)
     assert np.all(np.isfinite(merged))
     assert np.any(merged)
-    assert not np.any(merge(name, [np.zeros((3, 2), np.float32)] * 5))
+    assert not np.any(merge(name, [np.zeros(shape, np.float32)] * num))
+
+
+def test_vectors_are_averaged_by_dc_merge():
+    weights, deltas = [1.0, 3.0], [np.float32(d) for d in draws(0, shape=(5,))]
+    merged = jaxmerge.dc_merge(weights=weights)(None, deltas)
+    expected = np.average(deltas, axis=0, weights=weights)
+    np.testing.assert_allclose(merged, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-18])
