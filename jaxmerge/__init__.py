@@ -43,6 +43,7 @@ from jaxmerge.recipes import (
     ace as ace,
     average as average,
     consensus as consensus,
+    core_space as core_space,
     dare as dare,
     dc_merge as dc_merge,
     emr as emr,

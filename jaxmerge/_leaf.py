@@ -241,7 +241,10 @@ def lift(
     weight = jnp.asarray(program.weights).astype(delta.dtype)
     weight = weight[t] if weight.ndim else weight
     combine = select(program.passes[i], t, delta.dtype)
-    return combine.lift(delta, weight, _combine_leaf(program, i, leaf, stats))
+    leaf = _combine_leaf(program, i, leaf, stats)
+    if isinstance(expert, LowRank) and hasattr(combine, "lift_factors"):
+        return combine.lift_factors(expert, weight, leaf)
+    return combine.lift(delta, weight, leaf)
 
 
 def emit(

@@ -118,7 +118,9 @@ class Combine(Protocol):
 
     The last pass finishes with a delta, one before it with any pytree: `leaf.stats` of
     the next. A combine may also have `check_experts(num)`, which refuses a number of
-    experts, and `holds_all`: that its state has a slot for each expert.
+    experts, and `holds_all`: that its state has a slot for each expert. One that has
+    `lift_factors(pair, weight, leaf)` is given an expert's `LowRank` leaf by it, in
+    place of `lift` and its dense delta.
     """
 
     @property

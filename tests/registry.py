@@ -9,6 +9,8 @@ smooth     whether the merged model is differentiable in its experts almost ever
 random     whether it needs a key
 selects    whether it ranks entries: compiling that is slow, so tests give it less to do
 experts    how many experts the tests give it
+heavy      whether its programs take long to compile: the checks that make most of them
+           are then among the slow tests
 """
 
 import dataclasses
@@ -32,6 +34,7 @@ class Method:
     random: bool = False
     selects: bool = False
     experts: int = 3
+    heavy: bool = False
     whole_model: bool = False  # the reference takes dicts of tensors
 
     def __str__(self) -> str:
@@ -112,6 +115,7 @@ METHODS = [
         lambda b, e: R.dc_merge(b, e, density=0.3),
         agreement="spectral",
         selects=True,
+        heavy=True,
         experts=2,
     ),
     Method(
@@ -120,6 +124,7 @@ METHODS = [
         lambda b, e: R.knots(b, e, density=0.5),
         agreement="spectral",
         selects=True,
+        heavy=True,
         experts=2,
     ),
     Method("magmax", J.magmax, R.magmax),

@@ -22,6 +22,14 @@ SHAPES = {"mlp": {"kernel": (16, 8), "bias": (24,)}, "gain": ()}
 # Most checks compile the method anew: one matrix is enough for them.
 MATRIX = {"kernel": (16, 8)}
 methods = pytest.mark.parametrize("method", METHODS, ids=str)
+# Checks that compile a method several times, or its derivatives.
+methods_by_weight = pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(m, id=m.name, marks=[pytest.mark.slow] if m.heavy else [])
+        for m in METHODS
+    ],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +187,7 @@ def test_permuted_experts_with_their_ids_give_the_same(method):
     assert_agree(method, a, b)
 
 
-@methods
+@methods_by_weight
 def test_jit_eager_leafwise_and_stacked_agree(method):
     base, experts = problem(method)
     key = key_of(method)
@@ -195,7 +203,7 @@ def test_jit_eager_leafwise_and_stacked_agree(method):
     assert_agree(method, stacked, jitted, exact=True)
 
 
-@methods
+@methods_by_weight
 def test_vmap_sweep_equals_loop_and_compiles_once(method):
     if method.sweep is None:
         assert not jax.tree.leaves(method.make())  # nothing to sweep
@@ -215,7 +223,7 @@ def test_vmap_sweep_equals_loop_and_compiles_once(method):
         assert_agree(method, jax.tree.map(lambda x, i=i: x[i], swept), one)
 
 
-@methods
+@methods_by_weight
 def test_gradient_in_the_experts_equals_finite_differences(method):
     with jax.enable_x64(True):
         base, experts = problem(method, np.float64)
@@ -236,7 +244,7 @@ def test_gradient_in_the_experts_equals_finite_differences(method):
         np.testing.assert_allclose(exact, numeric, rtol=1e-5, atol=1e-6)
 
 
-@methods
+@methods_by_weight
 def test_gradients_are_finite_where_the_method_degenerates(method):
     base, experts = problem(method)
     key = key_of(method)
@@ -283,7 +291,7 @@ def test_streamed_equals_in_memory(method, tmp_path):
     assert_agree(method, streamed, jitted, exact=True)
 
 
-@methods
+@methods_by_weight
 def test_sharded_equals_unsharded(method):
     base, experts = problem(method)
     mesh = jax.make_mesh((8,), ("x",))

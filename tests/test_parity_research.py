@@ -290,6 +290,19 @@ def test_knots_of_adapters(case):
     assert error({"w": np.asarray(merged["w"])}, case.expected) < 1e-5
 
 
+@with_adapters("core_sum", "core_ties", "core_tsv")
+def test_core_space(case):
+    entries = sum(factors["a"].shape[0] for factors in case.side) ** 2
+    inner = {
+        "core_sum": jaxmerge.task_arithmetic(scale=1.0),
+        "core_ties": jaxmerge.ties(density=one_more(0.2, entries)),
+        "core_tsv": jaxmerge.tsv_m(),
+    }[case.name]
+    experts = [{"w": jaxmerge.LowRank(f["a"], f["b"])} for f in case.side]
+    merged = merge_leaves(jaxmerge.core_space(inner), None, experts)
+    assert error({"w": np.asarray(merged["w"])}, case.expected) < 1e-5
+
+
 @named("wudi")
 def test_wudi(case):
     """Where Adam went from the sum, and not only the sum that it started from."""

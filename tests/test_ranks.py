@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 from jaxmerge import _limbs, _search, _ties, ranks
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 mask = jax.jit(ranks.largest_mask, static_argnames="ties")
 kth = jax.jit(ranks.kth_largest)
 

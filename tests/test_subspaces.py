@@ -195,3 +195,67 @@ def test_bad_arguments_are_refused_by_name():
         jaxmerge.dc_merge(ratio=0.5)
     with pytest.raises(ValueError, match="smoothing"):
         jaxmerge.dc_merge(smoothing="cubic")
+
+
+# --- core space ----------------------------------------------------------------------
+
+
+def pairs(ranks=(2, 3), out=8, columns=6, scales=(1.0, 0.5)):
+    rng = np.random.default_rng(5)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape))
+    return [
+        {"w": jaxmerge.LowRank(draw(rank, columns), draw(out, rank), scale)}
+        for rank, scale in zip(ranks, scales, strict=True)
+    ]
+
+
+def test_core_space_loses_nothing_of_adapters_of_any_rank():
+    merger = jaxmerge.core_space(jaxmerge.task_arithmetic(scale=1.0))
+    with jax.enable_x64(True):
+        for ranks in ((2, 3), (7, 8)):  # below and above the matrix's own rank
+            experts = pairs(ranks)
+            expected = sum(x["w"].dense(jnp.float64) for x in experts)
+            merged = jaxmerge.merge_leaves(merger, None, experts)["w"]
+            np.testing.assert_allclose(merged, expected, atol=1e-12)
+
+
+def test_core_space_of_nothing_and_of_equal_adapters():
+    merger = jaxmerge.core_space(jaxmerge.ties(density=1.0))
+    one = pairs((2,), scales=(1.0,))[0]
+    zero = jax.tree.map(jnp.zeros_like, one)
+
+    @jax.jit
+    def norm(x):
+        merged = merger(None, [x, x])["w"]
+        return jnp.sum(merged**2), merged
+
+    (_, merged), gradient = jax.value_and_grad(norm, has_aux=True)(one)
+    np.testing.assert_allclose(merged, one["w"].dense(), atol=1e-4)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradient))
+    (_, merged), gradient = jax.value_and_grad(norm, has_aux=True)(zero)
+    assert not np.any(merged)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(gradient))
+
+
+def test_the_gradient_of_core_space_equals_finite_differences():
+    merger = jaxmerge.core_space(jaxmerge.ties(density=0.5))
+    with jax.enable_x64(True):
+        experts = pairs()
+        direction = jax.tree.map(lambda x: jnp.sin(3 * x), experts)
+
+        @jax.jit
+        def loss(step):
+            moved = jax.tree.map(lambda x, d: x + step * d, experts, direction)
+            return jnp.sum(merger(None, moved)["w"] ** 2)
+
+        slope = jax.jit(jax.grad(loss))(0.0)
+        numeric = (loss(1e-6) - loss(-1e-6)) / 2e-6
+        np.testing.assert_allclose(slope, numeric, rtol=1e-6)
+
+
+def test_core_space_needs_pairs_where_there_is_a_matrix():
+    merger = jaxmerge.core_space(jaxmerge.task_arithmetic(scale=1.0))
+    with pytest.raises(TypeError, match="core_space merges LowRank pairs"):
+        merger(None, [{"w": jnp.ones((3, 2))}] * 2)
+    bias = merger(None, [{"b": jnp.ones(3)}] * 2)["b"]
+    np.testing.assert_array_equal(bias, 2)

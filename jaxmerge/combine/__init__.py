@@ -39,6 +39,7 @@ from jaxmerge.combine.sphere import (
 )
 from jaxmerge.combine.subspaces import (
     Coordinates as Coordinates,
+    CoreBasis as CoreBasis,
     InSubspace as InSubspace,
     SharedBasis as SharedBasis,
 )

@@ -9,7 +9,12 @@ from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate
 from jaxmerge._types import Leaf, MatrixSpec, State, pytree, static
-from jaxmerge.combine.decompositions import from_matrix, to_matrix, whole
+from jaxmerge.combine.decompositions import (
+    from_matrix,
+    thin_svd,
+    to_matrix,
+    whole,
+)
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -78,11 +83,18 @@ class Coordinates:
       left: `[..., out, m]`.
       right: `[..., in, n]`, or None where the columns stay as they are.
       rank: how many of the left directions count, `[...]`.
+      columns: how many columns count, `[...]`; all if None.
     """
 
     left: Any
     right: Any
     rank: Any
+    columns: Any = None
+
+    def entries(self, x: Array) -> Array:
+        """How many entries of coordinates `x` count."""
+        columns = x.shape[-1] if self.columns is None else self.columns
+        return jnp.sum(self.rank * columns)
 
     def of(self, matrix: Array) -> Array:
         """`left^T matrix right`."""
@@ -104,7 +116,7 @@ class SharedBasis:
     matrices have no basis.
 
     References:
-      Stoica et al., Model merging with SVD to tie the Knots, 2024, section 4.
+      Stoica et al., Model merging with SVD to tie the Knots, 2024.
     """
 
     frame: str = static(default="delta")
@@ -125,6 +137,58 @@ class SharedBasis:
             return None, None
         basis, rank = principal_basis(state)
         return Coordinates(basis, None, rank), None
+
+
+@pytree
+class CoreBasis:
+    r"""The first pass of Core Space: what the factors of all adapters span.
+
+        U = left singular vectors of [B_1, ..., B_T]
+        V = right singular vectors of [A_1; ...; A_T],      d_t = scale_t B_t A_t
+
+    so that `U^T d_t V`, of the size of the ranks' sum, has all of `d_t`. The factors
+    are taken as they are stored, without their scales. The state holds the factors of
+    all experts. Leaves that are no matrices have no basis.
+
+    References:
+      Panariello et al., Accurate and Efficient Low-Rank Model Merging in Core Space,
+      2025, section 4.
+    """
+
+    frame: str = static(default="delta")
+    uses_shape = True
+    holds_all = True
+
+    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> State:
+        del weight
+        if leaf.matrix is None:
+            return jnp.zeros((), delta.dtype)
+        raise TypeError(
+            f"core_space merges LowRank pairs, and an expert's matrix of shape "
+            f"{delta.shape} came whole: give the adapters alone, with base=None, or "
+            "use knots, which takes any matrix"
+        )
+
+    def lift_factors(self, pair: Any, weight: Array, leaf: Leaf) -> State:
+        if leaf.matrix is None:
+            return jnp.zeros((), weight.dtype)
+        b, a = (jnp.asarray(x).astype(weight.dtype) for x in (pair.b, pair.a))
+        return (whole(b),), (whole(_transposed(a)),)
+
+    def join(self, a: State, b: State) -> State:
+        if not isinstance(a, tuple):
+            return a
+        # Lists of factors, not one matrix that grows: their buffers can be reused.
+        return a[0] + b[0], a[1] + b[1]
+
+    def finish(self, state: State, leaf: Leaf) -> Any:
+        if leaf.matrix is None:
+            return None, None
+        stacked = (jnp.concatenate(factors, axis=-1) for factors in state)
+        bases = [thin_svd(factors)[:2] for factors in stacked]
+        (left, right), values = zip(*bases, strict=True)
+        rank, columns = (jnp.sum(s > 0, axis=-1).astype(s.dtype) for s in values)
+        return Coordinates(left, right, rank, columns), None
 
 
 @pytree
@@ -178,7 +242,7 @@ class InSubspace:
         if coordinates is not None and leaf.matrix is not None:
             size = delta.size
             delta = coordinates.of(whole(to_matrix(delta, leaf.matrix)))
-            entries = jnp.sum(coordinates.rank) * delta.shape[-1]
+            entries = coordinates.entries(delta)
             transforms = [_counting(stage, entries, size) for stage in transforms]
         leaf = _inner(leaf)
         for i, transform in enumerate(transforms):

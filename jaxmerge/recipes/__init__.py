@@ -28,7 +28,11 @@ from jaxmerge.recipes.spectral import (
     isotropic as isotropic,
     tsv_m as tsv_m,
 )
-from jaxmerge.recipes.subspaces import dc_merge as dc_merge, knots as knots
+from jaxmerge.recipes.subspaces import (
+    core_space as core_space,
+    dc_merge as dc_merge,
+    knots as knots,
+)
 from jaxmerge.recipes.sums import (
     average as average,
     dare as dare,

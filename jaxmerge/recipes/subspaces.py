@@ -1,11 +1,11 @@
-"""Merges in the space that the experts span: DC-Merge and KnOTS."""
+"""Merges in the space that the experts span: DC-Merge, KnOTS and Core Space."""
 
 import dataclasses
 from typing import Any
 
 from jaxmerge._checks import check_values
 from jaxmerge._types import Coef
-from jaxmerge.combine import DirectionalConsensus, InSubspace, SharedBasis
+from jaxmerge.combine import CoreBasis, DirectionalConsensus, InSubspace, SharedBasis
 from jaxmerge.merger import Merger
 from jaxmerge.recipes.choices import check_choice
 from jaxmerge.recipes.consensus import ties
@@ -110,6 +110,43 @@ def knots(merger: Merger | None = None) -> Merger:
     """
     merger = ties() if merger is None else merger
     return in_subspace(merger, SharedBasis(), "knots")
+
+
+def core_space(merger: Merger | None = None) -> Merger:
+    r"""Core Space: any merge of LoRA adapters, in the space of all their factors.
+
+        U = left singular vectors of [B_1, ..., B_T]
+        V = right singular vectors of [A_1; ...; A_T]
+        merged = theta_0 + U merge(U^T B_1 A_1 V, ..., U^T B_T A_T V) V^T
+
+    What is merged is as large as the ranks' sum, and nothing is lost. Unlike that of
+    `knots`, the basis depends on how a delta is factored. Leaves that are no matrices
+    are merged as they are.
+
+    Args:
+      merger: a merge of deltas with one model out, such as `ties(...)`, `tsv_m()` or
+        `dare(...)`; `ties()` if None.
+
+    Returns:
+      A merger of experts whose matrices are `LowRank` pairs, of any ranks.
+
+    Raises:
+      ValueError: as `knots` does.
+      TypeError: when it merges, if an expert's matrix is not a `LowRank` pair.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxmerge import LowRank, magmax
+    >>> experts = [{"w": LowRank(a=jnp.ones((1, 3)), b=jnp.ones((2, 1)))}] * 2
+    >>> merged = core_space(magmax(scale=1.0))({"w": jnp.zeros((2, 3))}, experts)
+    >>> merged["w"].round(3).tolist()
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+
+    References:
+      Panariello et al., Accurate and Efficient Low-Rank Model Merging in Core Space,
+      2025, section 4 (arXiv 2509.17786).
+    """
+    merger = ties() if merger is None else merger
+    return in_subspace(merger, CoreBasis(), "core_space")
 
 
 def in_subspace(merger: Merger, basis: Any, name: str) -> Merger:

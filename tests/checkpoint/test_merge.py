@@ -155,6 +155,25 @@ def test_adapters_merge_into_the_base_as_products(checkpoints, tmp_path):
     np.testing.assert_array_equal(merged[untouched], before[untouched])
 
 
+def test_adapters_merge_in_core_space_by_their_factors(checkpoints, tmp_path):
+    base, _ = checkpoints
+    made = [adapter(tmp_path / f"lora{t}", t, rank=1 + t) for t in range(3)]
+    merger = jaxmerge.core_space(jaxmerge.consensus(threshold=0.8, scale=1.0))
+    out = tmp_path / "out"
+    paths = [path for path, _ in made]
+    checkpoint.merge(merger, base=base, experts=paths, out=out)
+    name = "model.layers.0.mlp.weight"
+    experts = [
+        {"w": jaxmerge.LowRank(*factors.values(), 4 / (1 + t))}
+        for t, (_, factors) in enumerate(made)
+    ]
+    before = jaxmerge.named_leaves(checkpoint.load(base))[name]
+    expected = jaxmerge.merge_leaves(merger, {"w": before}, experts)["w"]
+    merged = jaxmerge.named_leaves(checkpoint.load(out))[name]
+    np.testing.assert_allclose(merged, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(merged - before).max() > 0.1
+
+
 def test_adapters_merge_into_an_adapter_by_their_factors(tmp_path):
     made = [adapter(tmp_path / f"lora{t}", t) for t in range(2)]
     out = tmp_path / "out"

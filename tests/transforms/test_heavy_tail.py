@@ -21,6 +21,8 @@ from jaxmerge.transforms import (
     TukeyHInverse,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 EMPTY = Leaf(num_experts=4)
 
 run = jax.jit(lambda transform, x, leaf=EMPTY: transform(x, leaf))

@@ -13,6 +13,8 @@ from jaxmerge import by_layer, ranks
 from jaxmerge._types import Leaf
 from jaxmerge.transforms import DropRandom, KeepLargest, check_density
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RESCALES = ("none", "density", "l1", "l2")
 
 EMPTY = Leaf()
