@@ -152,7 +152,7 @@ class CoreBasis:
 
     References:
       Panariello et al., Accurate and Efficient Low-Rank Model Merging in Core Space,
-      2025, section 4.
+      2025.
     """
 
     frame: str = static(default="delta")

@@ -105,7 +105,7 @@ def knots(merger: Merger | None = None) -> Merger:
     [[2.0, 0.0], [0.0, 0.0]]
 
     References:
-      Stoica et al., Model merging with SVD to tie the Knots, 2024, section 4
+      Stoica et al., Model merging with SVD to tie the Knots, 2024
       (arXiv 2410.19735).
     """
     merger = ties() if merger is None else merger
@@ -143,7 +143,7 @@ def core_space(merger: Merger | None = None) -> Merger:
 
     References:
       Panariello et al., Accurate and Efficient Low-Rank Model Merging in Core Space,
-      2025, section 4 (arXiv 2509.17786).
+      2025 (arXiv 2509.17786).
     """
     merger = ties() if merger is None else merger
     return in_subspace(merger, CoreBasis(), "core_space")
