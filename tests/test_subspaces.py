@@ -259,3 +259,15 @@ def test_core_space_needs_pairs_where_there_is_a_matrix():
         merger(None, [{"w": jnp.ones((3, 2))}] * 2)
     bias = merger(None, [{"b": jnp.ones(3)}] * 2)["b"]
     np.testing.assert_array_equal(bias, 2)
+
+
+def test_a_calibrated_merge_in_a_shared_basis():
+    """Wrappers bind what they wrap: with all entries kept it is the calibrated sum."""
+    rng = np.random.default_rng(30)
+    deltas = [{"w": rng.standard_normal((6, 9)).astype(np.float32)} for _ in range(3)]
+    everything = jaxmerge.magnitude_prune(density=1.0)
+    merged = jaxmerge.svc(jaxmerge.knots(everything))(None, deltas)["w"]
+    expected = jaxmerge.svc(jaxmerge.task_arithmetic(scale=1.0))(None, deltas)["w"]
+    np.testing.assert_allclose(merged, expected, atol=1e-4)
+    half = jaxmerge.magnitude_prune(density=0.5)
+    assert np.all(np.isfinite(jaxmerge.svc(jaxmerge.knots(half))(None, deltas)["w"]))

@@ -1,5 +1,6 @@
 """Singular value calibration: the merged spectrum, corrected for what tasks share."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -36,9 +37,18 @@ class Decomposed:
     def normalize(self) -> bool:
         return getattr(self.combine, "normalize", False)
 
+    @property
+    def normalize_weights(self) -> bool:
+        return getattr(self.combine, "normalize_weights", False)
+
     def check_experts(self, num: int) -> None:
         if hasattr(self.combine, "check_experts"):
             self.combine.check_experts(num)
+
+    def bind(self, size: int) -> "Decomposed":
+        if not hasattr(self.combine, "bind"):
+            return self
+        return dataclasses.replace(self, combine=self.combine.bind(size))
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         return self.combine.lift(delta, weight, leaf)
