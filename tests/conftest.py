@@ -1,5 +1,6 @@
 """Test-wide settings: several virtual devices, strict dtypes, explicit keys."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import numpy as np
+import psutil
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -32,3 +34,16 @@ def quick_compilation() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+# Thousands of compiled programs in one process make everything after them slower.
+_MOST_MEMORY = 2 << 30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Drops compiled programs between files once they fill memory."""
+    yield
+    if psutil.Process().memory_info().rss > _MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()

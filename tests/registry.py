@@ -101,12 +101,15 @@ METHODS = [
     Method("consensus", J.consensus, R.consensus, sweep=("threshold", (0.2, 0.6))),
     Method("emr", J.emr, R.emr, agreement="close", sweep=None, whole_model=True),
     Method("isotropic", J.isotropic, R.isotropic, agreement="spectral"),
-    Method("iso_cts", J.iso_cts, R.iso_cts, agreement="spectral", experts=2),
+    Method(
+        "iso_cts", J.iso_cts, R.iso_cts, agreement="spectral", experts=2, heavy=True
+    ),
     Method(
         "ace",
         lambda **k: J.ace(tau=0.0, **k),  # the gate is on
         lambda base, experts: R.ace(base, experts, tau=0.0),
         agreement="spectral",
+        heavy=True,
     ),
     Method("tsv_m", J.tsv_m, R.tsv_m, agreement="spectral"),
     Method(
@@ -133,6 +136,7 @@ METHODS = [
         lambda scale=0.3: J.svc(J.task_arithmetic(scale=scale)),
         R.svc,
         agreement="spectral",
+        heavy=True,
         experts=2,
     ),
     Method(
@@ -140,6 +144,7 @@ METHODS = [
         J.subspace_boosting,
         R.subspace_boosting,
         agreement="spectral",
+        heavy=True,
         sweep=("share", (0.0, 0.5)),
         experts=2,
     ),
@@ -148,6 +153,7 @@ METHODS = [
         lambda **k: J.wudi(**{"learning_rate": 1e-3, "steps": 30, **k}),
         lambda b, e: R.wudi(b, e, learning_rate=1e-3, steps=30),
         agreement="spectral",
+        heavy=True,
         sweep=("learning_rate", (5e-4, 2e-3)),
         experts=2,
     ),
@@ -156,6 +162,7 @@ METHODS = [
         lambda **k: J.swudi(**{"time": 3.0, **k}),
         lambda b, e: R.swudi(b, e, time=3.0),
         agreement="spectral",
+        heavy=True,
         sweep=("time", (1.0, 5.0)),
         experts=2,
     ),

@@ -129,7 +129,9 @@ def test_a_loss_gives_the_thresholds_of_cones():
     assert "`variances`" in found.missing["transition"]
 
 
-@pytest.mark.parametrize("case", ["one", "equal", "zero", "many"])
+@pytest.mark.parametrize(
+    "case", ["one", "equal", "zero", pytest.param("many", marks=pytest.mark.slow)]
+)
 def test_degenerate_experts_have_a_defined_answer(case: str):
     base, experts = trees(3)
     experts = {

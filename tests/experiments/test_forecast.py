@@ -43,6 +43,7 @@ def test_families_are_drawn_from_their_seed():
     assert draw_family(7) == draw_family(7)
 
 
+@pytest.mark.slow
 def test_the_smoke_preset_resumes_and_draws(tmp_path, capsys):
     arguments = ["--preset", "smoke", "--out", str(tmp_path)]
     assert main(arguments) == 0

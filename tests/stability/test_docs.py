@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
+
 PAGE = (Path(__file__).parents[2] / "docs" / "stability.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_example_runs(quick_compilation, capsys):
     scope: dict = {}
     exec(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0], scope)
