@@ -42,8 +42,8 @@ class Method:
 
 
 def _dare(consensus: str) -> Callable[..., Any]:
-    def merged(base, experts, masks):
-        return reference.dare(base, experts, masks, density=0.4, consensus=consensus)
+    def merged(base, experts, uniforms):
+        return reference.dare(base, experts, uniforms, density=0.4, consensus=consensus)
 
     return merged
 
@@ -95,7 +95,48 @@ METHODS = [
         experts=2,
     ),
     Method(
+        "breadcrumbs",
+        lambda **k: J.breadcrumbs(**{"density": 0.4, "gamma": 0.1, **k}),
+        lambda b, e: R.breadcrumbs(b, e, density=0.4, gamma=0.1),
+        sweep=("density", (0.3, 0.6)),
+        selects=True,
+        experts=2,
+        heavy=True,
+    ),
+    Method("della", J.della, R.della, random=True, experts=2, heavy=True),
+    Method(
         "slerp", J.slerp, R.slerp, agreement="close", sweep=("t", (0.2, 0.7)), experts=2
+    ),
+    Method(
+        "nuslerp",
+        J.nuslerp,
+        R.nuslerp,
+        agreement="close",
+        sweep=("weights", (0.5, 1.5)),
+        experts=2,
+    ),
+    Method(
+        "multislerp",
+        J.multislerp,
+        R.multislerp,
+        agreement="close",
+        sweep=("weights", (0.5, 1.5)),
+    ),
+    Method(
+        "karcher",
+        J.karcher,
+        R.karcher,
+        agreement="close",
+        sweep=("weights", (0.5, 1.5)),
+        experts=2,
+        heavy=True,
+    ),
+    Method(
+        "nearswap",
+        lambda t=0.05: J.nearswap(t=t),
+        lambda b, e: R.nearswap(b, e, t=0.05),
+        sweep=("t", (0.02, 0.1)),
+        experts=1,
     ),
     Method("model_stock", J.model_stock, R.model_stock, agreement="close", sweep=None),
     Method("consensus", J.consensus, R.consensus, sweep=("threshold", (0.2, 0.6))),
@@ -131,6 +172,28 @@ METHODS = [
         experts=2,
     ),
     Method("magmax", J.magmax, R.magmax),
+    Method(
+        "ram",
+        lambda **k: J.ram(threshold=0.1, **k),
+        lambda b, e: R.ram(b, e, threshold=0.1),
+    ),
+    Method(
+        "ram_plus",
+        lambda r=0.5: J.ram(plus=True, threshold=0.1, r=r, alpha=0.9),
+        lambda b, e: R.ram(b, e, threshold=0.1, plus=True, r=0.5, alpha=0.9),
+        sweep=("r", (0.1, 0.9)),
+        heavy=True,
+    ),
+    Method(
+        "sce",
+        lambda **k: J.sce(**{"select_topk": 0.6, **k}),
+        lambda b, e: R.sce(b, e, select_topk=0.6),
+        agreement="close",
+        sweep=("select_topk", (0.3, 0.9)),
+        selects=True,
+        experts=2,
+        heavy=True,
+    ),
     Method(
         "svc",
         lambda scale=0.3: J.svc(J.task_arithmetic(scale=scale)),

@@ -131,16 +131,16 @@ def leaf_reference(method, name, base, experts):
     inputs = [np.asarray(x[name]) for x in experts]
     if not method.random:
         return method.reference(np.asarray(base[name]), inputs)
-    masks = [kept_by_dare(name, t, base[name].shape) for t in range(len(inputs))]
-    return method.reference(np.asarray(base[name]), inputs, masks)
+    draws = [drawn(name, t, base[name].shape) for t in range(len(inputs))]
+    return method.reference(np.asarray(base[name]), inputs, draws)
 
 
-def kept_by_dare(name: str, t: int, shape) -> np.ndarray:
-    """The mask that DARE's documented key derivation draws, by jax.random itself."""
+def drawn(name: str, t: int, shape) -> np.ndarray:
+    """What the documented key derivation draws in [0, 1), by jax.random itself."""
     hi, lo = jaxmerge.name_hash(name)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), hi), lo)
     key = jax.random.fold_in(jax.random.fold_in(key, np.uint32(t)), 0)
-    return np.asarray(jax.random.bernoulli(key, jnp.float32(0.4), shape))
+    return np.asarray(jax.random.uniform(key, shape))
 
 
 @methods

@@ -24,6 +24,8 @@ RECIPES = [
         "slerp",
     )
     + ("model_stock", "consensus", "emr", "magmax", "isotropic", "iso_cts", "tsv_m")
+    + ("breadcrumbs", "della", "nuslerp", "multislerp", "karcher", "nearswap")
+    + ("ram", "sce")
     + ("wudi", "swudi", "svc", "subspace_boosting", "ace", "dc_merge", "knots", "rht")
 ]
 # The suite's experts are dense, and this one takes factors: see test_subspaces.py.

@@ -8,6 +8,10 @@ from jaxmerge.combine.ace_report import (
     AceLayer as AceLayer,
     ace_diagnostics as ace_diagnostics,
 )
+from jaxmerge.combine.active import (
+    ActiveMean as ActiveMean,
+    AmplifiedActiveMean as AmplifiedActiveMean,
+)
 from jaxmerge.combine.calibration import (
     Decomposed as Decomposed,
     SingularValueCalibration as SingularValueCalibration,
@@ -20,11 +24,20 @@ from jaxmerge.combine.consensus import (
 )
 from jaxmerge.combine.decompositions import polar as polar, thin_svd as thin_svd
 from jaxmerge.combine.directional import DirectionalConsensus as DirectionalConsensus
+from jaxmerge.combine.directions import (
+    SphericalMean as SphericalMean,
+    WeightedInterpolation as WeightedInterpolation,
+)
 from jaxmerge.combine.interference import (
     WudiDescent as WudiDescent,
     WudiFilter as WudiFilter,
 )
+from jaxmerge.combine.karcher import (
+    KarcherMean as KarcherMean,
+    karcher_coefficients as karcher_coefficients,
+)
 from jaxmerge.combine.largest import LargestMagnitude as LargestMagnitude
+from jaxmerge.combine.near import ClippedDelta as ClippedDelta
 from jaxmerge.combine.singular_vectors import (
     TaskSingularVectors as TaskSingularVectors,
 )
@@ -44,3 +57,7 @@ from jaxmerge.combine.subspaces import (
     SharedBasis as SharedBasis,
 )
 from jaxmerge.combine.sums import WeightedSum as WeightedSum
+from jaxmerge.combine.variance import (
+    EnergyWeightedElection as EnergyWeightedElection,
+    VaryingEntries as VaryingEntries,
+)

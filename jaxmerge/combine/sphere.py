@@ -18,12 +18,16 @@ def into_slot(x: Array, leaf: Leaf) -> Array:
     return jnp.where(mine, x[None], jnp.zeros((), x.dtype))
 
 
-def _norm(x: Array, **kwargs: Any) -> Array:
-    """The Euclidean norm, with gradient 0 at 0."""
-    square = jnp.sum(x * x, **kwargs)
+def safe_root(square: Array) -> Array:
+    """The square root, with gradient 0 at 0."""
     zero = square == 0
     root = jnp.sqrt(jnp.where(zero, jnp.ones_like(square), square))
     return jnp.where(zero, jnp.zeros_like(root), root)
+
+
+def safe_norm(x: Array) -> Array:
+    """The Euclidean norm of a whole tensor, with gradient 0 at 0."""
+    return safe_root(jnp.sum(x * x))
 
 
 @pytree
@@ -62,7 +66,7 @@ class SphericalInterpolation:
     def finish(self, state: Array, leaf: Leaf) -> Array:
         first, second = state[0], state[1]
         t = jnp.asarray(self.t).astype(first.dtype)
-        norms = _norm(first) * _norm(second)
+        norms = safe_norm(first) * safe_norm(second)
         cosine = safe_divide(jnp.sum(first * second), norms)
         close = (jnp.abs(cosine) > 0.9995) | (norms == 0)
         angle = jnp.arccos(jnp.where(close, jnp.zeros_like(cosine), cosine))

@@ -6,6 +6,7 @@ and booleans. Where a paper and a popular code differ, `compat` says whose behav
 the default is the paper's.
 """
 
+from jaxmerge.recipes.active import ram as ram, sce as sce
 from jaxmerge.recipes.calibrated import (
     subspace_boosting as subspace_boosting,
     svc as svc,
@@ -17,12 +18,20 @@ from jaxmerge.recipes.consensus import (
     ties as ties,
 )
 from jaxmerge.recipes.geometric import (
+    karcher as karcher,
     model_stock as model_stock,
+    multislerp as multislerp,
+    nearswap as nearswap,
+    nuslerp as nuslerp,
     slerp as slerp,
 )
 from jaxmerge.recipes.heavy_tailed import rht as rht
 from jaxmerge.recipes.interference import swudi as swudi, wudi as wudi
 from jaxmerge.recipes.regression import ace as ace
+from jaxmerge.recipes.sparsified import (
+    breadcrumbs as breadcrumbs,
+    della as della,
+)
 from jaxmerge.recipes.spectral import (
     iso_cts as iso_cts,
     isotropic as isotropic,

@@ -1,5 +1,9 @@
 """Transforms of one expert's delta, which never look at another expert."""
 
+from jaxmerge.transforms.by_rank import (
+    DropByRank as DropByRank,
+    check_window as check_window,
+)
 from jaxmerge.transforms.heavy_tail import (
     AlphaStableTail as AlphaStableTail,
     CoverageOptimal as CoverageOptimal,
@@ -12,6 +16,10 @@ from jaxmerge.transforms.heavy_tail import (
     TukeyHInverse as TukeyHInverse,
 )
 from jaxmerge.transforms.noise import ReparameterizedNoise as ReparameterizedNoise
+from jaxmerge.transforms.outliers import (
+    DropExtreme as DropExtreme,
+    breadcrumbs as breadcrumbs,
+)
 from jaxmerge.transforms.rescale import ScalarControl as ScalarControl, Scale as Scale
 from jaxmerge.transforms.sparsify import (
     DropRandom as DropRandom,
