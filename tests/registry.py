@@ -103,7 +103,15 @@ METHODS = [
         experts=2,
         heavy=True,
     ),
-    Method("della", J.della, R.della, random=True, experts=2, heavy=True),
+    Method(
+        "della",
+        J.della,
+        R.della,
+        random=True,
+        selects=True,
+        experts=2,
+        heavy=True,
+    ),
     Method(
         "slerp", J.slerp, R.slerp, agreement="close", sweep=("t", (0.2, 0.7)), experts=2
     ),
@@ -114,6 +122,7 @@ METHODS = [
         agreement="close",
         sweep=("weights", (0.5, 1.5)),
         experts=2,
+        heavy=True,
     ),
     Method(
         "multislerp",
@@ -121,6 +130,7 @@ METHODS = [
         R.multislerp,
         agreement="close",
         sweep=("weights", (0.5, 1.5)),
+        heavy=True,
     ),
     Method(
         "karcher",
@@ -128,7 +138,6 @@ METHODS = [
         R.karcher,
         agreement="close",
         sweep=("weights", (0.5, 1.5)),
-        experts=2,
         heavy=True,
     ),
     Method(

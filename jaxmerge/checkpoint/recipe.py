@@ -10,7 +10,8 @@ import numpy as np
 from jaxmerge import _checks
 from jaxmerge.checkpoint._source import Source
 from jaxmerge.checkpoint.errors import RecipeError
-from jaxmerge.checkpoint.recipe_methods import METHODS, Method, Parameter
+from jaxmerge.checkpoint.recipe_methods import METHODS
+from jaxmerge.checkpoint.recipe_parameters import Method, Parameter, of_models
 from jaxmerge.checkpoint.recipe_settings import Chain, Depths, Schedule, Setting
 from jaxmerge.merger import Merger
 
@@ -111,9 +112,15 @@ class Recipe:
         return METHODS[self.merge_method]
 
     @property
+    def of_deltas(self) -> bool:
+        """Whether deltas from the base_model are merged, or the models themselves."""
+        based = self.method.models == "either" and self.base_model is not None
+        return based or self.method.models == "deltas"
+
+    @property
     def base(self) -> Reference | None:
         """The merge's base: the one model that it needs besides the experts."""
-        if self.method.models == "deltas":
+        if self.of_deltas:
             return self.base_model
         adapted = [m.reference.model for m in self.models if m.reference.adapter]
         return Reference(adapted[0]) if adapted else None
@@ -123,9 +130,10 @@ class Recipe:
         """The models that are merged, in order."""
         own = [m for m in self.models if m.reference == self.base_model]
         others = [m for m in self.models if m.reference != self.base_model]
-        if self.method.models == "deltas":
+        if self.of_deltas:
             return tuple(others)
-        if self.method.models == "pair" and not own and self.base_model is not None:
+        joins = self.method.models in ("pair", "all")
+        if joins and not own and self.base_model is not None:
             own = [RecipeModel(self.base_model)]
         # The base first: it is what the result is like, and slerp's t = 0.
         return (*own, *others)
@@ -160,8 +168,11 @@ class Recipe:
         notes = [*self.notes, *_unused_filters(values, template.infos)]
         notes += self._check_weights(values, names)
         dtype = self.out_dtype or self.dtype
+        merger = self.method.build(values)
+        if self.method.models == "either" and not self.of_deltas:
+            merger = of_models(merger)
         return Resolved(
-            self.method.build(values),
+            merger,
             None if dtype is None else DTYPES[dtype],
             values,
             tuple(notes),
@@ -185,7 +196,7 @@ class Recipe:
         for name in names:
             distinct.add(at := value.at(name))
             _check_domain(label, parameter, at, f" for {name}")
-        if parameter.flag:
+        if parameter.fixed:
             if len(distinct) > 1:
                 raise RecipeError(
                     f"{label!r} differs between tensors; it has to be the same for all"
@@ -200,18 +211,17 @@ class Recipe:
             return []
         weights = values["weight"]
         varies = isinstance(weights, Schedule)
-        elects = self.merge_method in ("ties", "dare_ties")
         negative = False
         for name in names if varies else [""]:
             at = np.atleast_1d(weights.at(name) if varies else weights).tolist()
             negative |= all(w <= 0 for w in at) and any(w < 0 for w in at)
-            if elects and any(at):
+            if self.method.elects and any(at):
                 continue  # The sum is over those that agree, entry by entry.
             if abs(sum(at)) < 1e-8:
                 where = f" for {name}" if varies else ""
                 raise RecipeError(
                     f"the weights{where} are {at}: they sum to zero, and "
-                    f"{self.merge_method} divides by their sum; set normalize: false"
+                    f"{self.merge_method} divides by their sum; set {normalized}: false"
                 )
         notes = []
         if negative and self.method.models == "deltas":

@@ -12,7 +12,8 @@ from pathlib import Path
 from jaxmerge.checkpoint._located_yaml import At, Located, load_located, near
 from jaxmerge.checkpoint.errors import RecipeError
 from jaxmerge.checkpoint.recipe import DTYPES, Recipe, RecipeModel, Reference
-from jaxmerge.checkpoint.recipe_methods import METHODS, MISSING, WITHOUT_EFFECT, Method
+from jaxmerge.checkpoint.recipe_methods import METHODS, MISSING, WITHOUT_EFFECT
+from jaxmerge.checkpoint.recipe_parameters import Method
 from jaxmerge.checkpoint.recipe_settings import Chain, Rule, Setting
 
 _TOP = (
@@ -213,7 +214,7 @@ def _check_models(recipe: Recipe, top: At) -> list[str]:
     name, kind, base = recipe.merge_method, recipe.method.models, recipe.base_model
     listed = [model.reference for model in recipe.models]
     at = top.key("models" if "models" in top.value else "slices")
-    if base is None and kind != "means":
+    if base is None and kind in ("deltas", "pair"):
         raise RecipeError(f"'base_model' is missing; {name} needs it")
     if base is not None and base.adapter is not None:
         raise top.key("base_model").error(
@@ -230,6 +231,12 @@ def _check_models(recipe: Recipe, top: At) -> list[str]:
     if len(recipe.experts) < few:
         needs = "a model" if few == 1 else f"{few} models or more"
         raise at.error(f"{name} needs {needs} besides the base_model")
+    most = recipe.method.most
+    if most is not None and len(recipe.experts) > most:
+        many = "one model" if most == 1 else f"{most} models"
+        raise at.error(
+            f"{name} merges {many} besides the base_model, not {len(recipe.experts)}"
+        )
     adapted = {r.model for r in listed if r.adapter is not None}
     wrong = sorted(adapted - {recipe.base.model if recipe.base else None})
     if wrong:
@@ -237,7 +244,7 @@ def _check_models(recipe: Recipe, top: At) -> list[str]:
             f"an adapter on {wrong[0]} cannot be merged with the base "
             f"{recipe.base}; adapters have to be on the base"
         )
-    if kind == "deltas" and base in listed:
+    if recipe.of_deltas and base in listed:
         return [f"{base} is the base_model, so as a model it adds nothing"]
     return []
 

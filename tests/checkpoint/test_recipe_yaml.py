@@ -11,7 +11,15 @@ from jaxmerge.checkpoint import Source, TensorInfo
 from jaxmerge.checkpoint.errors import RecipeError
 from jaxmerge.checkpoint.recipe_settings import Depths, Rule, Setting
 from jaxmerge.checkpoint.recipe_yaml import load_recipe, parse_recipe
-from jaxmerge.combine import SignElectedMean, WeightedSum
+from jaxmerge.combine import (
+    ActiveMean,
+    AmplifiedActiveMean,
+    EnergyWeightedElection,
+    SignElectedMean,
+    VaryingEntries,
+    WeightedSum,
+    WudiDescent,
+)
 
 LAYERS = 4
 NAMES = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"] + [
@@ -218,6 +226,15 @@ models:
             1,
         ),
         (one("magnitude_prune", "density: 0.3"), WeightedSum(), 1),
+        (one("breadcrumbs", "weight: 1, density: 0.3"), WeightedSum(), 2),
+        (
+            one("breadcrumbs_ties", "weight: 1, density: 0.3"),
+            SignElectedMean(divisor="none"),
+            2,
+        ),
+        (one("della", "weight: 1, density: 0.3"), SignElectedMean(), 1),
+        (one("della"), SignElectedMean(), 0),
+        (one("della_linear", "weight: 1, density: 0.3"), WeightedSum(), 1),
     ],
 )
 def test_methods_by_mergekits_definitions(text, combine, transforms):
@@ -236,13 +253,98 @@ def test_rescaling_restores_the_l1_norm_by_mergekits_defaults():
     assert rescale("dare_ties")[0].rescale == "l1"
     assert rescale("dare_linear", "false")[0].rescale == "none"
     assert rescale("ties")[0].at_least == 1
+    assert [t.rescale for t in rescale("breadcrumbs")] == ["none", "none"]
+    assert [t.rescale for t in rescale("breadcrumbs", "true")] == ["l1", "l1"]
+    assert rescale("della_linear")[0].rescale == "l1"
+    assert rescale("della", "false")[0].rescale == "none"
 
 
-def test_own_methods_are_reached():
-    for method in ("average", "consensus", "isotropic", "rht", "magnitude_prune"):
-        base = "" if method == "average" else "base_model: base"
-        text = f"merge_method: {method}\n{base}\nmodels: [{{model: a}}, {{model: b}}]"
-        assert resolve(text).merger.weights == (1.0, 1.0)
+def test_parameters_of_sparsifiers_by_model_and_by_default():
+    crumbs = resolve(one("breadcrumbs", "weight: 1, density: 0.3")).merger.transforms
+    assert [(t.gamma, t.drops) for t in crumbs] == [
+        ((0.01, 0.01), "smallest"),
+        ((0.01, 0.01), "largest"),
+    ]
+    text = one("della", "weight: 1, density: 0.3", "parameters: {epsilon: 0.2}")
+    assert resolve(text).merger.transforms[0].epsilon == (0.2, 0.2)
+    text = one("della", "weight: 1, density: 0.3, epsilon: [0.1, 0.2]")
+    merger = resolve(text).merger
+    assert merger.transforms[0].epsilon.at("model.layers.3.w") == (0.2, 0.2)
+    assert resolve(one("della", "weight: 1, density: 0.3")).values["epsilon"] == (
+        0.15,
+        0.15,
+    )
+
+
+def test_spheres_are_of_deltas_where_there_is_a_base_and_else_of_models():
+    for method in ("nuslerp", "multislerp"):
+        based = resolve(one(method))
+        assert based.merger.combine.frame == "delta"
+        assert based.merger.weights == (1.0, 1.0)
+        alone = resolve(one(method).replace("base_model: base", ""))
+        assert alone.merger.combine.frame == "absolute"
+    by_row = "parameters: {nuslerp_flatten: false, nuslerp_row_wise: true}"
+    combine = resolve(one("nuslerp", top=by_row)).merger.combine
+    assert (combine.flatten, combine.row_wise) == (False, True)
+    combine = resolve(one("multislerp", top="parameters: {eps: 1e-6}")).merger.combine
+    assert (combine.normalize_weights, combine.eps) == (True, 1e-6)
+
+
+def test_karcher_averages_a_base_that_is_named_like_any_model():
+    listed = "models: [{model: a}, {model: b}]"
+    assert roles("merge_method: karcher\n" + listed) == ("None", ["a", "b"])
+    text = "merge_method: karcher\nbase_model: base\n" + listed
+    assert roles(text) == ("None", ["base", "a", "b"])
+    text = "merge_method: karcher\nbase_model: b\n" + listed
+    assert roles(text) == ("None", ["b", "a"])
+    combine = resolve(text + "\nparameters: {max_iter: 3, tol: 1e-3}").merger.combine
+    assert (combine.max_iter, combine.tol) == (3, 1e-3)
+
+
+def test_methods_of_deltas_with_other_parameters():
+    deltas = "base_model: base\nmodels: [{model: a}, {model: b}]\n"
+    passes = lambda m, p="": (
+        resolve(f"merge_method: {m}\n{deltas}parameters: {{{p}}}").merger.combine
+    )
+    assert passes("sce") == EnergyWeightedElection("mergekit")
+    assert passes("sce", "select_topk: 0.3") == (
+        VaryingEntries(0.3, "mergekit"),
+        EnergyWeightedElection("mergekit"),
+    )
+    assert passes("ram", "epsilon: 1e-3") == ActiveMean(1e-3)
+    assert passes("ramplus_tl", "r: 0.3") == AmplifiedActiveMean(1e-5, r=0.3, limit=0.2)
+
+
+OWN = {
+    "average": "",
+    "consensus": "min_tasks: 1",
+    "magnitude_prune": "",
+    "magmax": "",
+    "isotropic": "lambda: 1.3",
+    "iso_cts": "common: 0.5",
+    "tsv_m": "",
+    "dc_merge": "density: 0.1",
+    "wudi": "steps: 10, learning_rate: 1e-4",
+    "swudi": "time: 100, share: 0.5",
+    "subspace_boosting": "share: 0.02",
+    "rht": "",
+}
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_own_methods_are_reached(method):
+    base = "" if method == "average" else "base_model: base"
+    text = f"merge_method: {method}\n{base}\nmodels: [{{model: a}}, {{model: b}}]"
+    text += f"\nparameters: {{{OWN[method]}}}"
+    assert resolve(text).merger.weights == (1.0, 1.0)
+
+
+def test_numbers_of_own_methods_arrive():
+    merger = resolve(one("wudi", top="parameters: {steps: 10, lambda: 0.2}")).merger
+    assert merger.combine == WudiDescent(1e-5, 10)
+    assert merger.scale == 0.2
+    merger = resolve(one("ace", "", "parameters: {eps: 2e-4}")).merger
+    assert (merger.combine.eps, merger.combine.k_frac) == (2e-4, 0.3)
     text = one("consensus", "threshold: 0.2", "parameters: {min_tasks: 1}")
     mask = resolve(text).merger.combine[1]
     assert (mask.threshold, mask.min_tasks) == ((0.2, 0.2), 1.0)
@@ -310,7 +412,10 @@ LINEAR = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n"
         ("a: 1\nb: 2\na: 3", "line 3: the key 'a' is there twice .first in line 1"),
         ("models: []", "'merge_method' is missing"),
         ("merge_method: tise", "line 1: merge_method: 'tise' is no method.*'ties'"),
-        ("merge_method: della", "'della' is a method of mergekit.*not supported"),
+        (
+            "merge_method: arcee_fusion",
+            "'arcee_fusion' is a method of mergekit.*not supported",
+        ),
         (LINEAR + "paramters: {}", "line 3: paramters: .*not known.*'parameters'"),
         (LINEAR + "chat_template: auto", "chat_template: .*not supported"),
         (LINEAR + "modules: {}", "modules: .*not supported"),
@@ -335,6 +440,18 @@ LINEAR = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n"
         (
             "merge_method: model_stock\nbase_model: a\nmodels: [{model: b}]",
             "needs 2 models or more",
+        ),
+        (
+            "merge_method: nearswap\nbase_model: a\nmodels: [{model: b}, {model: c}]",
+            "nearswap merges one model besides the base_model, not 2",
+        ),
+        (
+            "merge_method: nuslerp\nmodels: [{model: b}]",
+            "needs 2 models or more",
+        ),
+        (
+            "merge_method: nuslerp\nmodels: [{model: a}, {model: b}, {model: c}]",
+            "nuslerp merges 2 models besides the base_model, not 3",
         ),
         (
             "merge_method: slerp\nbase_model: a\nmodels: [{model: b}, {model: c}]",
@@ -407,6 +524,17 @@ def test_refused_as_written(text, message):
             "for model.layers.3.self_attn.q_proj.weight are .* sum to zero",
         ),
         (one("task_arithmetic", "weight: 0", "parameters: {normalize: 1}"), "to zero"),
+        (one("multislerp", "weight: 0"), "set normalize_weights: false"),
+        (one("della", "weight: 1, epsilon: 0.7"), "'epsilon' is 0.7; expected from 0"),
+        (
+            one("multislerp", top="parameters: {eps: 0}"),
+            "'eps' is 0; expected more than 0",
+        ),
+        (
+            "merge_method: karcher\nmodels: [{model: a}, {model: b}]\n"
+            "parameters: {max_iter: [3, 5]}",
+            "'max_iter' differs between tensors",
+        ),
         (
             "merge_method: linear\nslices: [{sources: "
             "[{model: a, layer_range: [0, 3], parameters: {weight: 1}}]}]",
