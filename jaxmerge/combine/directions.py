@@ -86,9 +86,10 @@ class SphericalMean:
     Published as a mean in the tangent space at u: the tangents of the x_t add up to
     zero there, so that the formula above is all that is left of it, and one sum for
     each of its parts is the whole state, however many tensors there are. A zero tensor
-    has no direction but counts in the mean norm. Where the directions cancel (|u| below
-    `eps`: opposite tensors of equal weights) the result is the mean `sum_t w_t x_t`;
-    mergekit refuses that for three tensors or more.
+    has no direction but counts in the mean norm. Where the directions cancel (opposite
+    tensors of equal weights: |u| is below `eps`, or no more than rounding) the result
+    is the mean `sum_t w_t x_t`. mergekit has that for two tensors and refuses more; but
+    it compares with eps alone, and then makes a direction of the rounding.
 
     Attributes:
       normalize_weights: whether the weights are first divided by their sum.
@@ -109,6 +110,7 @@ class SphericalMean:
             "line": product(weight, delta),
             "norm": weight * norm,
             "weight": weight,
+            "size": jnp.abs(weight),
         }
 
     def join(self, a: Any, b: Any) -> Any:
@@ -117,10 +119,13 @@ class SphericalMean:
     def finish(self, state: Any, leaf: Leaf) -> Array:
         del leaf
         mean, line, size = state["directions"], state["line"], state["norm"]
+        rounding = 8 * jnp.finfo(mean.dtype).eps * state["size"]
+        length = safe_norm(mean)
+        none = length <= rounding
         if self.normalize_weights:
             mean = quotient(mean, state["weight"])
             line = quotient(line, state["weight"])
             size = size / state["weight"]
         length = safe_norm(mean)
-        none = length < jnp.asarray(self.eps).astype(length.dtype)
+        none = none | (length < jnp.asarray(self.eps).astype(length.dtype))
         return jnp.where(none, line, size * safe_divide(mean, length))

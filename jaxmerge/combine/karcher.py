@@ -55,9 +55,10 @@ def karcher_coefficients(
       gram: the inner products of the vectors; of norm 1, or 0 if they do not count.
       weights: their weights, with sum 1; 0 for those that do not count.
       max_iter: the most steps, at least 0.
-      tol: the iteration stops once the mean logarithm is shorter than this; a mean of
-        the vectors that is shorter (they cancel) has no direction, and the iteration
-        starts from the first that counts.
+      tol: the iteration stops once the mean logarithm is shorter than this. Where the
+        vectors cancel their mean has no direction, and the iteration starts from the
+        first that counts: if it is shorter than tol, or than the root of the rounding
+        of inner products (1e-3 in float32), which tell no shorter length.
 
     Returns:
       c with `u = sum_t c_t u_t` of norm 1 (0 if no vector counts).
@@ -69,8 +70,9 @@ def karcher_coefficients(
     counts = (jnp.diag(gram) > 0) & (weights != 0)
     first = (jnp.arange(len(weights)) == jnp.argmax(counts)) & counts
     length = _length(weights, gram)
+    least = jnp.maximum(jnp.sqrt(8 * jnp.finfo(gram.dtype).eps), tol)
     start = jnp.where(
-        length < tol, first.astype(gram.dtype), safe_divide(weights, length)
+        length < least, first.astype(gram.dtype), safe_divide(weights, length)
     )
 
     def step(c: Array, _: None) -> tuple[Array, None]:
