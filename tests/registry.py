@@ -146,6 +146,7 @@ METHODS = [
         lambda b, e: R.nearswap(b, e, t=0.05),
         sweep=("t", (0.02, 0.1)),
         experts=1,
+        heavy=True,  # no, but a clip has little to get wrong
     ),
     Method("model_stock", J.model_stock, R.model_stock, agreement="close", sweep=None),
     Method("consensus", J.consensus, R.consensus, sweep=("threshold", (0.2, 0.6))),
@@ -185,6 +186,7 @@ METHODS = [
         "ram",
         lambda **k: J.ram(threshold=0.1, **k),
         lambda b, e: R.ram(b, e, threshold=0.1),
+        heavy=True,  # no, but RAM+ runs its code too
     ),
     Method(
         "ram_plus",

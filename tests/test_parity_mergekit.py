@@ -1,4 +1,4 @@
-"""Recipes against mergekit's recordings, on one matrix and one vector of each.
+"""Recipes against mergekit's recordings, on a matrix, and a vector where it is quick.
 
 `tests/cli` runs every recorded recipe through the command, whole models; this is the
 arithmetic alone, and the random methods with mergekit's own draws.
@@ -12,6 +12,8 @@ import pytest
 import jaxmerge as J
 from jaxmerge import _random
 from tests.oracles.fixtures import mergekit_cases, mergekit_models
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CASES = {case.name: case for case in mergekit_cases()}
 MODELS = mergekit_models()
@@ -65,11 +67,31 @@ def assert_as_recorded(merged, case, start):
         assert error <= 1e-5 * delta + rounding, name
 
 
-@pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("name", EXACT)
+# Others say nearly the same.
+SLOW = {
+    "breadcrumbs",
+    "karcher_with_base",
+    "multislerp",
+    "nuslerp_by_row",
+    "dare_linear",
+    "dare_ties",
+}
+
+
+def cases(names):
+    slow = pytest.mark.slow
+    return [pytest.param(n, marks=slow if n in SLOW else ()) for n in names]
+
+
+# These rank entries, which is slow to compile.
+SELECT = ("breadcrumbs", "breadcrumbs_ties", "sce")
+
+
+@pytest.mark.parametrize("name", cases(EXACT))
 def test_equals_mergekit(name):
     merger, experts, based = EXACT[name]
-    base, models = inputs([MATRIX, VECTOR], experts, based)
+    names = [MATRIX] if name in SELECT else [MATRIX, VECTOR]
+    base, models = inputs(names, experts, based)
     merged = J.merge_leaves(merger, base, models)
     assert_as_recorded(merged, CASES[name], "base" if based else "a")
 
@@ -90,7 +112,7 @@ RANDOM = {
 }
 
 
-@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("name", cases(RANDOM))
 def test_equals_mergekit_given_its_draws(name, monkeypatch):
     case = CASES[name]
     base, models = inputs([MATRIX], "abc", True)

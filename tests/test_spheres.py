@@ -34,7 +34,7 @@ def assert_finite_gradient(merger, *models):
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [(X, -X), (X, -2 * X), (X, 2 * X), (X, X), (X, ZERO), (ZERO, X), (ZERO, ZERO)],
+    [(X, -2 * X), (X, 2 * X), (X, X), (X, ZERO), (ZERO, X), (ZERO, ZERO)],
 )
 def test_nuslerp_is_a_straight_line_where_there_is_no_one_arc(first, second):
     merger = J.nuslerp(weights=(3.0, 1.0))
