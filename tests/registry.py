@@ -85,6 +85,7 @@ METHODS = [
         lambda **k: J.dare(**{"density": 0.4, "consensus": "ties", **k}),
         _dare("ties"),
         random=True,
+        heavy=True,
     ),
     Method(
         "magnitude_prune",

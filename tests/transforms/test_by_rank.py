@@ -86,6 +86,6 @@ def test_probabilities_outside_of_the_unit_interval_are_refused():
     with pytest.raises(ValueError, match="density is 0.95 and epsilon 0.07"):
         merger(base, [base], key=jax.random.key(0))
     with pytest.raises(ValueError, match="no key"):
-        jaxmerge.della()(base, [base])
+        jax.eval_shape(jaxmerge.della(), base, [base])
     with pytest.raises(ValueError, match="rescale is 'l2'"):
-        DropByRank(0.5, 0.1, rescale="l2")(jnp.ones(3), Leaf(key=jax.random.key(0)))
+        jax.eval_shape(run, DropByRank(0.5, 0.1, "l2"), jnp.ones(3), jax.random.key(0))
