@@ -41,6 +41,7 @@ from jaxmerge.merger import (
 )
 from jaxmerge.recipes import (
     ace as ace,
+    arcee_fusion as arcee_fusion,
     average as average,
     breadcrumbs as breadcrumbs,
     consensus as consensus,

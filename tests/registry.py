@@ -182,6 +182,15 @@ METHODS = [
         heavy=True,
         experts=2,
     ),
+    Method(
+        "arcee_fusion",
+        J.arcee_fusion,
+        R.arcee_fusion,
+        agreement="close",
+        selects=True,
+        experts=1,
+        heavy=True,
+    ),
     Method("magmax", J.magmax, R.magmax),
     Method(
         "ram",

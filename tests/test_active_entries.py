@@ -1,4 +1,4 @@
-"""RAM and SCE by hand, at their edges, and in fewer passes."""
+"""RAM, SCE and Arcee Fusion by hand, at their edges, and in fewer passes."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 import jaxmerge as J
 from jaxmerge._types import Leaf
-from jaxmerge.combine import EnergyWeightedElection, VaryingEntries
+from jaxmerge.combine import EnergyWeightedElection, VaryingEntries, row_divergence
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -62,6 +62,32 @@ def test_members_of_ram_are_merged_as_if_alone():
 def test_ram_refuses_negative_numbers(name):
     with pytest.raises(ValueError, match=f"{name} is -1.0; expected a number of at"):
         J.ram(**{name: -1.0})
+
+
+# --- Arcee Fusion --------------------------------------------------------------------
+
+
+def test_the_divergence_has_its_digits_however_small_the_delta_is(rng):
+    base = rng.standard_normal((4, 30))
+    delta = rng.standard_normal((4, 30))
+    softmax = lambda x: np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+    q = softmax(base) + 1e-8
+    for scale in (3.0, 0.1, 1e-3, 1e-5):
+        p = softmax(base + scale * delta) + 1e-8
+        terms = p * np.log1p((p - q) / q) - (p - q)
+        got = row_divergence(jnp.float32(base), jnp.float32(scale * delta))
+        # The terms in float64 have 1e-16 / (p - q)^2 left to lose.
+        tolerance = 1e-4 if scale > 1e-4 else 1e-2
+        np.testing.assert_allclose(
+            got, terms.sum(-1, keepdims=True), rtol=tolerance, atol=0
+        )
+
+
+def test_arcee_fusion_needs_a_base_and_one_model():
+    with pytest.raises(ValueError, match="with its base and was given none"):
+        J.arcee_fusion()(None, [jnp.ones(3)])
+    with pytest.raises(ValueError, match="one model into its base and was given 2"):
+        J.arcee_fusion()(jnp.ones(3), [jnp.ones(3)] * 2)
 
 
 # --- SCE -----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ RECIPES = [
     )
     + ("model_stock", "consensus", "emr", "magmax", "isotropic", "iso_cts", "tsv_m")
     + ("breadcrumbs", "della", "nuslerp", "multislerp", "karcher", "nearswap")
-    + ("ram", "sce")
+    + ("ram", "sce", "arcee_fusion")
     + ("wudi", "swudi", "svc", "subspace_boosting", "ace", "dc_merge", "knots", "rht")
 ]
 # The suite's experts are dense, and this one takes factors: see test_subspaces.py.

@@ -34,6 +34,7 @@ EXACT = {
     "sce": (J.sce(select_topk=0.6, **MERGEKIT), "abc", True),
     "ram": (J.ram(threshold=0.012), "abc", True),
     "ramplus_tl": (J.ram(plus=True, threshold=0.015, r=0.5, alpha=0.6), "abc", True),
+    "arcee_fusion": (J.arcee_fusion(), "a", True),
     "nearswap": (J.nearswap(t=0.004), "a", True),
     "nuslerp": (J.nuslerp(weights=(0.7, 0.2)), "ab", True),
     "nuslerp_by_row": (J.nuslerp(weights=(0.7, 0.2), flatten=False), "ab", True),
@@ -84,7 +85,7 @@ def cases(names):
 
 
 # These rank entries, which is slow to compile.
-SELECT = ("breadcrumbs", "breadcrumbs_ties", "sce")
+SELECT = ("arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "sce")
 
 
 @pytest.mark.parametrize("name", cases(EXACT))

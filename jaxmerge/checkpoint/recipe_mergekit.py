@@ -122,6 +122,11 @@ def _nearswap(values: Values) -> Merger:
     return recipes.nearswap(t=values["t"])
 
 
+def _arcee_fusion(values: Values) -> Merger:
+    del values  # it has no parameters
+    return recipes.arcee_fusion()
+
+
 def _model_stock(values: Values) -> Merger:
     return recipes.model_stock(
         filter_wise=bool(values["filter_wise"]), compat="mergekit"
@@ -187,6 +192,7 @@ MERGEKIT: Mapping[str, Method] = {
         models="all",
     ),
     "nearswap": Method({"t": Parameter(None, lowest=0.0)}, _nearswap, most=1),
+    "arcee_fusion": Method({}, _arcee_fusion, most=1),
     "task_arithmetic": addition(None, elect=False),
     "ties": addition(
         largest,

@@ -145,7 +145,7 @@ OWN: Mapping[str, Method] = {
 METHODS: Mapping[str, Method] = {**MERGEKIT, **OWN}
 
 # Methods of mergekit that are not here, to tell them from misspelt ones.
-MISSING = ("arcee_fusion", "passthrough")
+MISSING = ("passthrough",)
 
 # Parameters of mergekit that change nothing in a method that does not have them, as
 # there; other unknown names are refused.

@@ -28,6 +28,10 @@ from jaxmerge.combine.directions import (
     SphericalMean as SphericalMean,
     WeightedInterpolation as WeightedInterpolation,
 )
+from jaxmerge.combine.fusion import (
+    ImportantEntries as ImportantEntries,
+    row_divergence as row_divergence,
+)
 from jaxmerge.combine.interference import (
     WudiDescent as WudiDescent,
     WudiFilter as WudiFilter,

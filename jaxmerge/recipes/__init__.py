@@ -6,7 +6,11 @@ and booleans. Where a paper and a popular code differ, `compat` says whose behav
 the default is the paper's.
 """
 
-from jaxmerge.recipes.active import ram as ram, sce as sce
+from jaxmerge.recipes.active import (
+    arcee_fusion as arcee_fusion,
+    ram as ram,
+    sce as sce,
+)
 from jaxmerge.recipes.calibrated import (
     subspace_boosting as subspace_boosting,
     svc as svc,

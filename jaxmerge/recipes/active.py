@@ -1,10 +1,11 @@
-"""Who changed what: RAM, and SCE."""
+"""Who changed what: RAM, SCE, and Arcee Fusion."""
 
 from jaxmerge._types import Coef
 from jaxmerge.combine import (
     ActiveMean,
     AmplifiedActiveMean,
     EnergyWeightedElection,
+    ImportantEntries,
     VaryingEntries,
 )
 from jaxmerge.merger import Merger
@@ -92,3 +93,29 @@ def sce(*, select_topk: Coef = 1.0, scale: Coef = 1.0, compat: str = "paper") ->
     every = isinstance(select_topk, (int, float)) and select_topk == 1
     passes = last if every else (VaryingEntries(select_topk, compat), last)
     return Merger(combine=passes, scale=scale)
+
+
+def arcee_fusion(*, scale: Coef = 1.0) -> Merger:
+    r"""Arcee Fusion: one model's changes, where their importance is an outlier.
+
+        importance = |theta_1 - theta_0| * KL(softmax theta_1 || softmax theta_0)
+        merged     = theta_0 + scale * (theta_1 - theta_0) where the importance is at
+                     least its median + 1.5 interquartile ranges
+
+    with softmaxes and divergences of the rows (last axis) of each tensor.
+
+    Args:
+      scale: what multiplies the merged delta.
+
+    Returns:
+      A merger of exactly one model with its base.
+
+    >>> import jax.numpy as jnp
+    >>> models = [{"w": jnp.array([0.1, -0.2, 0.3, 2.0, 0.15])}]
+    >>> arcee_fusion()({"w": jnp.zeros(5)}, models)["w"].tolist()
+    [0.0, 0.0, 0.0, 2.0, 0.0]
+
+    References:
+      mergekit's method `arcee_fusion`; it is not published elsewhere.
+    """
+    return Merger(combine=ImportantEntries(), scale=scale)

@@ -412,10 +412,6 @@ LINEAR = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n"
         ("a: 1\nb: 2\na: 3", "line 3: the key 'a' is there twice .first in line 1"),
         ("models: []", "'merge_method' is missing"),
         ("merge_method: tise", "line 1: merge_method: 'tise' is no method.*'ties'"),
-        (
-            "merge_method: arcee_fusion",
-            "'arcee_fusion' is a method of mergekit.*not supported",
-        ),
         (LINEAR + "paramters: {}", "line 3: paramters: .*not known.*'parameters'"),
         (LINEAR + "chat_template: auto", "chat_template: .*not supported"),
         (LINEAR + "modules: {}", "modules: .*not supported"),
@@ -444,6 +440,10 @@ LINEAR = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n"
         (
             "merge_method: nearswap\nbase_model: a\nmodels: [{model: b}, {model: c}]",
             "nearswap merges one model besides the base_model, not 2",
+        ),
+        (
+            "merge_method: arcee_fusion\nmodels: [{model: b}]",
+            "'base_model' is missing; arcee_fusion needs it",
         ),
         (
             "merge_method: nuslerp\nmodels: [{model: b}]",

@@ -32,6 +32,7 @@ NOT_SUPPORTED = ["passthrough_stack", "slices_ties"]
 EXACT = sorted(set(CASES) - {*RANDOM, *HALF, *NOT_SUPPORTED})
 # Each compiles programs of its own; others say nearly the same.
 SLOW = {
+    "arcee_fusion",
     "breadcrumbs",
     "breadcrumbs_rescale",
     "breadcrumbs_ties",

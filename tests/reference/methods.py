@@ -210,6 +210,20 @@ def nearswap(base, experts, t=1e-4):
     return base + share * delta
 
 
+def arcee_fusion(base, experts):
+    base, (delta,) = _deltas(base, experts)
+    rows = np.atleast_1d(base)
+    softmax = lambda x: np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True) + 1e-8
+    p, q = softmax(rows + delta), softmax(rows)
+    divergence = np.sum(p * np.log(p / q), axis=-1, keepdims=True)
+    importance = (np.abs(delta) * divergence).reshape(base.shape)
+    ordered = np.sort(importance.ravel())
+    first, median, third = (
+        ordered[int(share * (base.size - 1))] for share in (0.25, 0.5, 0.75)
+    )
+    return base + np.where(importance >= median + 1.5 * (third - first), delta, 0)
+
+
 def ram(base, experts, threshold=1e-5, plus=False, r=0.1, alpha=0.2):
     """Unique and shared entries each for themselves, as the paper has them."""
     base, deltas = _deltas(base, experts)
