@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxmerge._arithmetic import accumulate, safe_divide
 from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
-from jaxmerge.combine.sphere import into_slot, safe_root
+from jaxmerge.combine.sphere import into_slot, safe_root, sum_of_slots
 
 # A cosine this close to -1 is that of opposite vectors: no shortest arc joins them.
 _OPPOSITE = 1e-6
@@ -119,8 +119,8 @@ class KarcherMean:
         tensors, weights = state
         tol = jnp.asarray(self.tol).astype(tensors.dtype)
         axes = tuple(range(1, tensors.ndim))
-        # Sums of products and no matrix product, for tensors may be sharded.
-        products = jnp.stack([jnp.sum(tensors * x, axis=axes) for x in tensors])
+        # Sums of products instead of a matrix product, for tensors may be sharded.
+        products = lax.map(lambda x: jnp.sum(tensors * x, axis=axes), tensors)
         norms = safe_root(jnp.diag(products))
         counts = norms > tol
         inverse = jnp.where(counts, 1 / jnp.where(counts, norms, 1.0), 0.0)
@@ -129,5 +129,4 @@ class KarcherMean:
         shares = safe_divide(shares, jnp.sum(shares))
         c = karcher_coefficients(gram, shares, max_iter=self.max_iter, tol=tol)
         size = jnp.sum(weights * norms) / jnp.sum(weights)
-        scales = (size * c * inverse).reshape(-1, *[1] * len(axes))
-        return jnp.sum(scales * tensors, axis=0)
+        return sum_of_slots(tensors, size * c * inverse)
