@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import jaxmerge
-from tests.reference import methods as reference
+from tests.reference import entries, methods as reference, spheres
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ METHODS = [
     Method(
         "breadcrumbs",
         lambda **k: J.breadcrumbs(**{"density": 0.4, "gamma": 0.1, **k}),
-        lambda b, e: R.breadcrumbs(b, e, density=0.4, gamma=0.1),
+        lambda b, e: entries.breadcrumbs(b, e, density=0.4, gamma=0.1),
         sweep=("density", (0.3, 0.6)),
         selects=True,
         experts=2,
@@ -107,7 +107,7 @@ METHODS = [
     Method(
         "della",
         J.della,
-        R.della,
+        entries.della,
         random=True,
         selects=True,
         experts=2,
@@ -119,7 +119,7 @@ METHODS = [
     Method(
         "nuslerp",
         J.nuslerp,
-        R.nuslerp,
+        spheres.nuslerp,
         agreement="close",
         sweep=("weights", (0.5, 1.5)),
         experts=2,
@@ -128,7 +128,7 @@ METHODS = [
     Method(
         "multislerp",
         J.multislerp,
-        R.multislerp,
+        spheres.multislerp,
         agreement="close",
         sweep=("weights", (0.5, 1.5)),
         heavy=True,
@@ -136,7 +136,7 @@ METHODS = [
     Method(
         "karcher",
         J.karcher,
-        R.karcher,
+        spheres.karcher,
         agreement="close",
         sweep=("weights", (0.5, 1.5)),
         heavy=True,
@@ -144,7 +144,7 @@ METHODS = [
     Method(
         "nearswap",
         lambda t=0.05: J.nearswap(t=t),
-        lambda b, e: R.nearswap(b, e, t=0.05),
+        lambda b, e: entries.nearswap(b, e, t=0.05),
         sweep=("t", (0.02, 0.1)),
         experts=1,
         heavy=True,  # no, but a clip has little to get wrong
@@ -185,7 +185,7 @@ METHODS = [
     Method(
         "arcee_fusion",
         J.arcee_fusion,
-        R.arcee_fusion,
+        entries.arcee_fusion,
         agreement="close",
         selects=True,
         experts=1,
@@ -195,20 +195,20 @@ METHODS = [
     Method(
         "ram",
         lambda **k: J.ram(threshold=0.1, **k),
-        lambda b, e: R.ram(b, e, threshold=0.1),
+        lambda b, e: entries.ram(b, e, threshold=0.1),
         heavy=True,  # no, but RAM+ runs its code too
     ),
     Method(
         "ram_plus",
         lambda r=0.5: J.ram(plus=True, threshold=0.1, r=r, alpha=0.9),
-        lambda b, e: R.ram(b, e, threshold=0.1, plus=True, r=0.5, alpha=0.9),
+        lambda b, e: entries.ram(b, e, threshold=0.1, plus=True, r=0.5, alpha=0.9),
         sweep=("r", (0.1, 0.9)),
         heavy=True,
     ),
     Method(
         "sce",
         lambda **k: J.sce(**{"select_topk": 0.6, **k}),
-        lambda b, e: R.sce(b, e, select_topk=0.6),
+        lambda b, e: entries.sce(b, e, select_topk=0.6),
         agreement="close",
         sweep=("select_topk", (0.3, 0.9)),
         selects=True,

@@ -7,7 +7,7 @@ import pytest
 
 import jaxmerge as J
 from jaxmerge.combine import karcher_coefficients
-from tests.reference import methods as reference
+from tests.reference import spheres as reference
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -7,7 +7,7 @@ array. They look like the equations; speed is no concern.
 import numpy as np
 
 
-def _deltas(base, experts):
+def deltas_of(base, experts):
     base = np.asarray(base, np.float64)
     return base, [np.asarray(x, np.float64) - base for x in experts]
 
@@ -32,7 +32,7 @@ def average(base, experts, weights=None):
 
 
 def task_arithmetic(base, experts, scale=0.3, weights=None):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     weights = np.ones(len(experts)) if weights is None else np.asarray(weights)
     return base + scale * sum(w * d for w, d in zip(weights, deltas, strict=True))
 
@@ -48,7 +48,7 @@ def elected_mean(deltas, weights, vote, divisor):
 
 
 def ties(base, experts, density=0.2, scale=1.0):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     deltas = [keep_largest(d, density) for d in deltas]
     ones = np.ones(len(deltas))
     return base + scale * elected_mean(deltas, ones, sum(deltas), "count")
@@ -78,13 +78,13 @@ def ties_tree(base, experts, density=0.2, scale=1.0):
 
 
 def magnitude_prune(base, experts, density=0.2, scale=1.0):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     return base + scale * sum(keep_largest(d, density) for d in deltas)
 
 
 def dare(base, experts, uniforms, density=0.1, consensus="linear"):
     """`uniforms[t]`: expert t's entries are kept where they are below the density."""
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     deltas = [
         np.where(u < np.float32(density), d, 0) / density
         for u, d in zip(uniforms, deltas, strict=True)
@@ -94,35 +94,6 @@ def dare(base, experts, uniforms, density=0.1, consensus="linear"):
     agreeing = elected_mean(deltas, np.ones(len(deltas)), sum(deltas), "count")
     counts = sum(np.where(sum(deltas) >= 0, d > 0, d < 0) for d in deltas)
     return base + agreeing * np.where(counts == 0, 1, counts)
-
-
-def breadcrumbs(base, experts, density=0.1, gamma=0.01, scale=0.3):
-    base, deltas = _deltas(base, experts)
-    left = int(density * base.size)
-    top = min(int(gamma * base.size), base.size - left)
-    merged = np.zeros(base.size)
-    for d in deltas:
-        order = np.argsort(-np.abs(d).ravel(), kind="stable")
-        chosen = order[top : top + left]
-        merged[chosen] += d.ravel()[chosen]
-    return base + scale * merged.reshape(base.shape)
-
-
-def probabilities_by_rank(delta, density, epsilon):
-    rows = np.abs(delta).reshape(-1, delta.shape[-1] if delta.ndim else 1)
-    ranks = np.argsort(np.argsort(rows, axis=1, kind="stable"), axis=1)
-    share = ranks / (rows.shape[1] - 1) if rows.shape[1] > 1 else ranks + 0.5
-    return (density - epsilon + 2 * epsilon * share).reshape(delta.shape)
-
-
-def della(base, experts, uniforms, density=0.7, epsilon=0.07, scale=1.1):
-    """`uniforms[t]`: expert t's entries are kept where they are below p."""
-    base, deltas = _deltas(base, experts)
-    kept = []
-    for d, u in zip(deltas, uniforms, strict=True):
-        p = probabilities_by_rank(d, density, epsilon)
-        kept.append(np.where(u < p, d / p, 0))
-    return base + scale * elected_mean(kept, np.ones(len(kept)), sum(kept), "count")
 
 
 def slerp(base, experts, t=0.5):
@@ -136,129 +107,8 @@ def slerp(base, experts, t=0.5):
     return (merged / np.sin(angle)).reshape(np.shape(experts[0]))
 
 
-def _arc(t, first, second):
-    first, second = np.ravel(first), np.ravel(second)
-    norms = np.linalg.norm(first) * np.linalg.norm(second)
-    cosine = first @ second / norms if norms > 0 else 1.0
-    if abs(cosine) > 1 - 1e-6:
-        return (1 - t) * first + t * second
-    angle = np.arccos(cosine)
-    merged = np.sin((1 - t) * angle) * first + np.sin(t * angle) * second
-    return merged / np.sin(angle)
-
-
-def nuslerp(base, experts, weights=(1, 1), axis=None):
-    """`axis` is what is interpolated along; None for the whole tensor."""
-    base, (first, second) = _deltas(base, experts)
-    t = weights[1] / (weights[0] + weights[1])
-    if axis is None or base.ndim == 0:
-        return base + _arc(t, first, second).reshape(base.shape)
-    rows = zip(
-        np.moveaxis(first, axis, -1).reshape(-1, base.shape[axis]),
-        np.moveaxis(second, axis, -1).reshape(-1, base.shape[axis]),
-        strict=True,
-    )
-    shape = np.moveaxis(base, axis, -1).shape
-    merged = np.stack([_arc(t, a, b) for a, b in rows]).reshape(shape)
-    return base + np.moveaxis(merged, -1, axis)
-
-
-def multislerp(base, experts, weights=None):
-    """As it is published: a mean in the tangent space at the mean direction."""
-    base, deltas = _deltas(base, experts)
-    w = np.ones(len(deltas)) if weights is None else np.asarray(weights, float)
-    w = w / w.sum()
-    norms = [np.linalg.norm(d) for d in deltas]
-    units = [d / n for d, n in zip(deltas, norms, strict=True)]
-    mean = sum(a * u for a, u in zip(w, units, strict=True))
-    mean = mean / np.linalg.norm(mean)
-    tangent = sum(
-        a * (u - np.sum(u * mean) * mean) for a, u in zip(w, units, strict=True)
-    )
-    length = np.linalg.norm(tangent) + 1e-8
-    result = np.cos(length) * mean + np.sin(length) / length * tangent
-    return base + np.sum(w * norms) * result
-
-
-def karcher(base, experts, weights=None, max_iter=10, tol=1e-5):
-    """Steps on whole tensors, as it is published."""
-    models = [np.asarray(x, np.float64) for x in experts]
-    w = np.ones(len(models)) if weights is None else np.asarray(weights, float)
-    w = w / w.sum()
-    norms = [np.linalg.norm(x) for x in models]
-    units = [x / n for x, n in zip(models, norms, strict=True)]
-    mean = sum(a * u for a, u in zip(w, units, strict=True))
-    mean = mean / np.linalg.norm(mean)
-    for _ in range(max_iter):
-        tangent = np.zeros_like(mean)
-        for a, u in zip(w, units, strict=True):
-            cosine = np.clip(np.sum(mean * u), -1, 1)
-            angle = np.arccos(cosine)
-            if angle >= tol:
-                tangent += a * angle / np.sin(angle) * (u - cosine * mean)
-        length = np.linalg.norm(tangent)
-        if length < tol:
-            break
-        mean = np.cos(length) * mean + np.sin(length) * tangent / length
-        mean /= np.linalg.norm(mean)
-    return np.sum(w * norms) * mean
-
-
-def nearswap(base, experts, t=1e-4):
-    base, (delta,) = _deltas(base, experts)
-    share = np.clip(t / np.maximum(np.abs(delta), 1e-6), 0, 1)
-    return base + share * delta
-
-
-def arcee_fusion(base, experts):
-    base, (delta,) = _deltas(base, experts)
-    rows = np.atleast_1d(base)
-    softmax = lambda x: np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True) + 1e-8
-    p, q = softmax(rows + delta), softmax(rows)
-    divergence = np.sum(p * np.log(p / q), axis=-1, keepdims=True)
-    importance = (np.abs(delta) * divergence).reshape(base.shape)
-    ordered = np.sort(importance.ravel())
-    first, median, third = (
-        ordered[int(share * (base.size - 1))] for share in (0.25, 0.5, 0.75)
-    )
-    return base + np.where(importance >= median + 1.5 * (third - first), delta, 0)
-
-
-def ram(base, experts, threshold=1e-5, plus=False, r=0.1, alpha=0.2):
-    """Unique and shared entries each for themselves, as the paper has them."""
-    base, deltas = _deltas(base, experts)
-    active = [np.abs(d) > threshold for d in deltas]
-    count = sum(a.astype(int) for a in active)
-    merged = np.zeros(base.shape)
-    for d, a in zip(deltas, active, strict=True):
-        unique, shared = a & (count == 1), a & (count > 1)
-        ratio = shared.sum() / max(unique.sum(), 1e-5)
-        factor = 1 + r * np.clip(ratio, 0, alpha) if plus else 1.0
-        merged += factor * np.where(unique, d, 0)
-        merged += np.where(shared, d, 0) / np.maximum(count, 1)
-    return base + merged
-
-
-def sce(base, experts, select_topk=1.0):
-    base, deltas = _deltas(base, experts)
-    stacked = np.stack(deltas)
-    if select_topk < 1:
-        variance = np.var(stacked, axis=0)
-        k = int(np.count_nonzero(variance) * select_topk)
-        kept = np.zeros(base.size, bool)
-        kept[np.argsort(-variance.ravel(), kind="stable")[:k]] = True
-        stacked = stacked * kept.reshape(base.shape)
-    energy = np.array([np.mean(x**2) for x in stacked])
-    up = stacked.sum(axis=0) >= 0
-    agree = np.where(up, stacked > 0, stacked < 0)
-    weight = energy.reshape(-1, *[1] * base.ndim) * agree
-    total = weight.sum(axis=0)
-    merged = (weight * stacked).sum(axis=0)
-    return base + np.where(total > 0, merged / np.where(total > 0, total, 1), 0)
-
-
 def model_stock(base, experts):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     num = len(deltas)
     cosines = [
         np.sum(deltas[i] * deltas[j])
@@ -272,7 +122,7 @@ def model_stock(base, experts):
 
 
 def consensus(base, experts, threshold=0.4, min_tasks=2, scale=0.3):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     total = sum(deltas)
     needed = sum(np.abs(d) >= threshold * np.abs(total - d) for d in deltas)
     return base + scale * np.where(needed >= min_tasks, total, 0)
@@ -302,7 +152,7 @@ def emr(base, experts):
 
 
 def isotropic(base, experts, scale=1.0):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     total = sum(deltas)
     if total.ndim != 2:
         return base + scale * total / len(deltas)
@@ -311,7 +161,7 @@ def isotropic(base, experts, scale=1.0):
 
 
 def rht(base, experts, density=0.7, weights=None, divisor=None):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     divisor = density if divisor is None else divisor
     weights = np.ones(len(experts)) if weights is None else np.asarray(weights, float)
     weights = weights / weights.sum()
@@ -326,7 +176,7 @@ def polar(matrix):
 
 
 def tsv_m(base, experts, scale=1.0):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     if base.ndim != 2:
         return base + scale * sum(deltas) / len(deltas)
     k = max(1, min(base.shape) // len(deltas))
@@ -338,7 +188,7 @@ def tsv_m(base, experts, scale=1.0):
 
 
 def dc_merge(base, experts, density=1e-3, scale=1.0):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     if base.ndim != 2:
         return base + scale * sum(deltas) / len(deltas)
     num = len(deltas)
@@ -357,7 +207,7 @@ def dc_merge(base, experts, density=1e-3, scale=1.0):
 
 
 def knots(base, experts, density=0.2, scale=1.0):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     if base.ndim != 2:
         return ties(base, [base + d for d in deltas], density, scale)
     u, s, vt = np.linalg.svd(np.hstack(deltas), full_matrices=False)
@@ -369,7 +219,7 @@ def knots(base, experts, density=0.2, scale=1.0):
 
 
 def iso_cts(base, experts, common=0.8, scale=1.0):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     if base.ndim != 2:
         return base + scale * sum(deltas) / len(deltas)
     rank, num = min(base.shape), len(deltas)
@@ -395,7 +245,7 @@ def _wudi_sums(deltas):
 
 
 def wudi(base, experts, learning_rate=1e-5, steps=300, scale=1.0):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     if base.ndim != 2:
         return base + scale * sum(deltas) / len(deltas)
     m, first, second = sum(deltas), 0.0, 0.0
@@ -410,7 +260,7 @@ def wudi(base, experts, learning_rate=1e-5, steps=300, scale=1.0):
 
 
 def swudi(base, experts, time=300.0, share=0.65, scale=1.0):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     if base.ndim != 2:
         return base + scale * sum(deltas) / len(deltas)
     kernel, target, total = _wudi_sums(deltas)
@@ -425,14 +275,14 @@ def swudi(base, experts, time=300.0, share=0.65, scale=1.0):
 
 
 def magmax(base, experts, scale=0.5):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     stacked = np.stack(deltas)
     first = np.argmax(np.abs(stacked), axis=0)
     return base + scale * np.take_along_axis(stacked, first[None], axis=0)[0]
 
 
 def svc(base, experts, scale=0.3, floor=None):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     total = scale * sum(deltas)
     if base.ndim != 2:
         return base + total
@@ -450,7 +300,7 @@ def svc(base, experts, scale=0.3, floor=None):
 
 
 def subspace_boosting(base, experts, share=0.01, scale=0.3):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     total = sum(deltas)
     if base.ndim != 2:
         return base + scale * total
@@ -460,7 +310,7 @@ def subspace_boosting(base, experts, share=0.01, scale=0.3):
 
 
 def ace(base, experts, **options):
-    base, deltas = _deltas(base, experts)
+    base, deltas = deltas_of(base, experts)
     return base + ace_delta(deltas, **options)
 
 
