@@ -70,9 +70,12 @@ def assert_as_recorded(merged, case, start):
 
 # Others say nearly the same.
 SLOW = {
+    "arcee_fusion",
     "breadcrumbs",
+    "della_linear",
     "karcher_with_base",
     "multislerp",
+    "nuslerp",
     "nuslerp_by_row",
     "dare_linear",
     "dare_ties",

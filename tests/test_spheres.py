@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import jaxmerge as J
-from jaxmerge.combine import karcher_coefficients
 from tests.reference import spheres as reference
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -60,6 +59,7 @@ def test_nuslerp_takes_weights_that_cancel_for_halfway_and_others_as_they_are():
     np.testing.assert_allclose(beyond, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_nuslerp_by_rows_and_by_columns(rng):
     first, second = rng.standard_normal((2, 4, 5)).astype(np.float32)
     first[1], second[:, 2] = 0.0, 0.0  # a row and a column without direction
@@ -105,6 +105,7 @@ def test_multislerp_counts_a_zero_tensor_in_the_norm_only():
     assert_finite_gradient(J.multislerp(), ZERO, ZERO)
 
 
+@pytest.mark.slow
 def test_multislerp_of_two_is_not_slerp():
     weights = (1.0, 3.0)
     got = merged(J.multislerp(weights=weights), X, Y)
@@ -138,6 +139,7 @@ def test_karcher_minimises_the_squared_angles():
         np.testing.assert_allclose(few, expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_karcher_bisects_an_arc_and_without_steps_takes_the_chord():
     flat = lambda angle: np.float32([np.cos(angle), np.sin(angle)])
     arc = merged(J.karcher(weights=(1.0, 3.0)), flat(0.0), flat(2.0))
@@ -166,11 +168,6 @@ def test_karcher_counts_a_zero_model_in_the_norm_only():
     np.testing.assert_allclose(merged(J.karcher(), X), X, rtol=1e-6)
     for models in ((X, ZERO), (ZERO, ZERO), (X, X)):
         assert_finite_gradient(J.karcher(), *models)
-
-
-def test_karcher_coefficients_with_nothing_to_average_are_zero():
-    zero = karcher_coefficients(jnp.zeros((2, 2)), jnp.zeros(2), max_iter=3, tol=1e-5)
-    np.testing.assert_array_equal(zero, [0.0, 0.0])
 
 
 # --- NearSwap ------------------------------------------------------------------------
