@@ -34,6 +34,12 @@ from jaxmerge._types import (
     MatrixSpec as MatrixSpec,
     Transform as Transform,
 )
+from jaxmerge.composition import (
+    Partition as Partition,
+    chain as chain,
+    partition as partition,
+    then as then,
+)
 from jaxmerge.merger import (
     Merger as Merger,
     merge_leaves as merge_leaves,
@@ -41,6 +47,7 @@ from jaxmerge.merger import (
 )
 from jaxmerge.recipes import (
     ace as ace,
+    actmat as actmat,
     arcee_fusion as arcee_fusion,
     average as average,
     breadcrumbs as breadcrumbs,
@@ -50,10 +57,12 @@ from jaxmerge.recipes import (
     dc_merge as dc_merge,
     della as della,
     emr as emr,
+    fisher as fisher,
     iso_cts as iso_cts,
     isotropic as isotropic,
     karcher as karcher,
     knots as knots,
+    lot as lot,
     magmax as magmax,
     magnitude_prune as magnitude_prune,
     model_stock as model_stock,
@@ -61,6 +70,7 @@ from jaxmerge.recipes import (
     nearswap as nearswap,
     nuslerp as nuslerp,
     ram as ram,
+    regmean as regmean,
     rht as rht,
     sce as sce,
     slerp as slerp,

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxmerge import _checks, _leaf, _members, ranks
-from jaxmerge._coefficients import check_entries, map_coefficients, select
+from jaxmerge import _checks, _leaf, _members, _side
+from jaxmerge._coefficients import check_entries, map_coefficients
 from jaxmerge._leaf import ExpertKey
-from jaxmerge._survey import measure, of_expert, survey
+from jaxmerge._merge_leaf import Experts, merge_leaf
+from jaxmerge._survey import measure, survey
 from jaxmerge._trees import (
     LowRank,
     Stacked,
@@ -24,11 +25,6 @@ from jaxmerge._trees import (
     name_hash,
     named_leaves,
 )
-from jaxmerge._types import pytree, static
-
-# Up to here a fold is unrolled: the sums of a list of arrays fuse into one pass over
-# memory. Beyond, a scan keeps the program's size and its compile time independent of T.
-_UNROLLED_EXPERTS = 32
 
 # How a leaf function is called: as it is, or compiled (with one static argument).
 Call = Callable[[Callable[..., Any], str], Callable[..., Any]]
@@ -44,148 +40,6 @@ def plain_call(function: Callable[..., Any], static: str) -> Callable[..., Any]:
 def jitted(function: Callable[..., Any], static: str) -> Callable[..., Any]:
     """Calls leaf functions compiled, once per shape."""
     return jax.jit(function, static_argnames=(static,))
-
-
-# --- one leaf, all experts -----------------------------------------------------------
-
-
-@pytree
-class _Experts:
-    """One leaf of every expert: a list, or one array with a leading task axis."""
-
-    leaves: Any
-    stacked: bool = static(default=False)
-
-    @property
-    def num(self) -> int:
-        return self.leaves.shape[0] if self.stacked else len(self.leaves)
-
-    def get(self, t: Any) -> Any:
-        if not self.stacked:
-            return self.leaves[t]
-        return jax.lax.dynamic_index_in_dim(self.leaves, t, 0, keepdims=False)
-
-    def as_stack(self) -> "_Experts":
-        if self.stacked:
-            return self
-        return _Experts(jnp.stack([jnp.asarray(x) for x in self.leaves]), stacked=True)
-
-
-def _fold(experts: _Experts, lift: Callable[[Any, Any], Any], join: Any) -> Any:
-    """`join` over the experts, in their order, of `lift(expert, t)`."""
-    low_rank = not experts.stacked and any(is_low_rank(x) for x in experts.leaves)
-    if experts.num <= _UNROLLED_EXPERTS or low_rank:
-        state = lift(experts.get(0), np.int32(0))
-        for t in range(1, experts.num):
-            state = join(state, lift(experts.get(t), np.int32(t)))
-        return state
-    stacked = experts.as_stack()
-
-    def step(state: Any, t: Any) -> tuple[Any, None]:
-        return join(state, lift(stacked.get(t), t)), None
-
-    first = lift(stacked.get(0), np.int32(0))
-    return jax.lax.scan(step, first, jnp.arange(1, experts.num, dtype=jnp.int32))[0]
-
-
-# Takes an expert's position; gives what is known of it for each transform.
-_Found = Callable[[Any], Any]
-
-
-def _with_cuts(found: _Found, stage: int, num_stages: int, cuts: Any) -> _Found:
-    def both(t: Any) -> tuple[Any, ...]:
-        own = found(t) or (None,) * num_stages
-        return (*own[:stage], *of_expert((cuts,), t), *own[stage + 1 :])
-
-    return both
-
-
-def _find_cuts(
-    experts: _Experts,
-    transforms: Sequence[Any],
-    delta: Callable[..., Any],
-    found: _Found,
-) -> _Found:
-    """What is found for each transform, with the cuts of those that need one.
-
-    The search is compiled once for all experts, and works on one delta at a time. Only
-    the cuts are kept: the merge computes the deltas again, in one pass over memory.
-    """
-    for stage, transform in enumerate(transforms):
-        if not getattr(transform, "cuts_leaf", False):
-            continue
-
-        def cut(t: Any, stage: int = stage, found: _Found = found) -> Any:
-            if experts.stacked:
-                x = delta(experts.get(t), t, found(t), stage)
-            else:
-                of = lambda x: lambda t: delta(x, t, found(t), stage)
-                x = jax.lax.switch(t, [of(x) for x in experts.leaves], t)
-            chosen = select(transforms[stage], t, x.dtype)
-            return ranks.largest_cut(x, chosen.kept(x.size), ties=chosen.ties)
-
-        cuts = jax.lax.map(cut, jnp.arange(experts.num, dtype=jnp.int32))
-        found = _with_cuts(found, stage, len(transforms), cuts)
-    return found
-
-
-def merge_leaf(
-    program: _leaf.LeafProgram,
-    base: Any,
-    experts: _Experts,
-    key: Any,
-    name: Any,
-    ids: Any,
-    surveys: Any,
-    members: Any = None,
-    *,
-    out_dtype: Any,
-) -> Any:
-    """One leaf: the merged tensor, or (shared delta, records, statistics) per task."""
-    template = experts.get(0) if base is None else base
-    dtype = _leaf.arithmetic_dtype(template.dtype)
-
-    def expert_key(t: Any) -> ExpertKey:
-        return ExpertKey(key, name, None if key is None else jnp.asarray(ids)[t])
-
-    def surveyed(t: Any) -> Any:
-        return of_expert(surveys, t)
-
-    def delta(expert: Any, t: Any, found: Any, stage: int) -> Any:
-        key = expert_key(t)
-        given, _ = _leaf.transformed(program, expert, base, t, key, found, upto=stage)
-        return jax.lax.stop_gradient(given)
-
-    found = _find_cuts(experts, program.transforms, delta, surveyed)
-
-    stats: Any = None
-    for i, combine in enumerate(program.passes):
-
-        def lift(expert: Any, t: Any, i: int = i, stats: Any = stats) -> Any:
-            return _leaf.lift(
-                program, i, expert, base, t, expert_key(t), stats, found(t)
-            )
-
-        if members is None:
-            state = _fold(experts, lift, combine.join)
-        else:
-            state, _ = _fold(experts, *_members.among(members, lift, combine.join))
-        stats = _leaf.finish(program, i, state, base, dtype, stats)
-    if program.per_task is None:
-        merged = _leaf.complete(
-            program, stats, base, ExpertKey(key, name), jnp.dtype(out_dtype)
-        )
-        return merged if members is None else _members.or_base(merged, members, base)
-    records = [
-        _leaf.emit(
-            program, experts.get(t), base, np.int32(t), expert_key(t), stats, found(t)
-        )
-        for t in range(experts.num)
-    ]
-    return stats, [record for record, _ in records], [s for _, s in records]
-
-
-# --- whole models --------------------------------------------------------------------
 
 
 def _models(
@@ -204,10 +58,10 @@ def _models(
     return [named_leaves(e, low_rank=low_rank) for e in experts], None, len(experts)
 
 
-def _leaf_experts(models: Any, stacked: Any, name: str) -> _Experts:
+def _leaf_experts(models: Any, stacked: Any, name: str) -> Experts:
     if stacked is not None:
-        return _Experts(stacked[name], stacked=True)
-    return _Experts([model[name] for model in models])
+        return Experts(stacked[name], stacked=True)
+    return Experts([model[name] for model in models])
 
 
 def _check_model(base: dict[str, Any], models: Any, stacked: Any, num: int) -> None:
@@ -220,7 +74,7 @@ def _check_model(base: dict[str, Any], models: Any, stacked: Any, num: int) -> N
             _checks.check_shape(name, expected, np.shape(model[name]), what)
 
 
-def _copied(name: str, leaf: Any, experts: _Experts) -> Any:
+def _copied(name: str, leaf: Any, experts: Experts) -> Any:
     for t in range(experts.num):
         _checks.check_equal(name, leaf, experts.get(t), f"expert {t}")
     return leaf
@@ -234,8 +88,10 @@ def merge(
     ids: Sequence[int | str] | None,
     call: Call,
     members: Any = None,
+    statistics: Any = None,
 ) -> Any:
     _checks.check_key(key)
+    _side.check_given(merger, statistics)
     low_rank = merger.space == "product"
     models, stacked, num = _models(experts, low_rank)
     members = _members.checked(members, num, merger)
@@ -257,7 +113,9 @@ def merge(
     for name, leaf in leaves.items():
         _checks.check_mergeable(name, leaf.dtype)
         if _checks.is_merged(leaf.dtype):
-            programs[name] = _leaf.bind(merger, name, np.shape(leaf), num, members)
+            programs[name] = _leaf.bind(
+                merger.at(name), name, np.shape(leaf), num, members
+            )
         else:
             merged[name] = _copied(name, leaf, _leaf_experts(models, stacked, name))
     inputs = {
@@ -268,6 +126,7 @@ def merge(
         for name in programs
     }
     surveys = _surveys(merger, programs, inputs, key, expert_ids, call)
+    sides = _sides(merger, programs, leaves, statistics, num)
     results = {
         name: call(merge_leaf, "out_dtype")(
             program,
@@ -277,6 +136,7 @@ def merge(
             expert_ids,
             surveys,
             members,
+            sides.get(name),
             out_dtype=jnp.dtype(leaves[name].dtype),
         )
         for name, program in programs.items()
@@ -284,6 +144,39 @@ def merge(
     if merger.per_task is not None:
         return _task_models(merger, tree, results, num)
     return _rebuild(tree, {**merged, **results}, low_rank)
+
+
+def _sides(
+    merger: Any,
+    programs: dict[str, _leaf.LeafProgram],
+    leaves: dict[str, Any],
+    statistics: Any,
+    num: int,
+) -> dict[str, Experts]:
+    """The statistics of each leaf that has some, one for each expert."""
+    if statistics is None:
+        return {}
+    trees, stacked, given = _models(statistics, low_rank=False)
+    if given != num:
+        raise ValueError(f"statistics of {given} experts were given for {num} experts")
+    first = stacked if trees is None else trees[0]
+    for t, tree in enumerate(trees or [stacked]):
+        what = f"the statistics of expert {t}" if trees else "the statistics"
+        _side.check_names(tree, leaves, what)
+        _checks.check_names(list(first), list(tree), what)
+    shapes = {n: _side.shape_needed(p, leaves[n].shape) for n, p in programs.items()}
+    found = {}
+    for name in [name for name in first if shapes.get(name) is not None]:
+        found[name] = sides = _leaf_experts(trees, stacked, name)
+        for t in range(num):
+            what = f"the statistics of expert {t}"
+            side = sides.get(t)
+            _side.check_shape(name, shapes[name], np.shape(side), what)
+            problem = _side.problem_of(programs[name].needs, side)
+            if problem is not None:
+                raise ValueError(f"{what}: {name} {problem}")
+    _side.check_some(shapes, len(found), " and ".join(_side.kinds_needed(merger)))
+    return found
 
 
 def _rebuild(tree: PyTree, merged: dict[str, Any], low_rank: bool) -> PyTree:
@@ -340,7 +233,7 @@ def _check_prefixes(merger: Any, leaves: dict[str, Any]) -> None:
 def _surveys(
     merger: Any,
     programs: dict[str, _leaf.LeafProgram],
-    inputs: dict[str, tuple[Any, _Experts]],
+    inputs: dict[str, tuple[Any, Experts]],
     key: Any,
     ids: np.ndarray,
     call: Call,

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from jaxmerge import _checks
 from jaxmerge._arithmetic import product
 from jaxmerge._coefficients import map_coefficients, resolve, select
+from jaxmerge._parts import Parts
 from jaxmerge._trees import LowRank
 from jaxmerge._types import Leaf, MatrixSpec, coefficient, pytree, static
 
@@ -31,6 +32,7 @@ class LeafProgram:
     post: tuple[Any, ...] = ()
     per_task: Any = None
     matrix: MatrixSpec | None = static(default=None)
+    parts: Parts | None = static(default=None)
     num_experts: Any = 1
     slots: int | None = static(default=None)
     rounding: str = static(default="none")
@@ -38,6 +40,12 @@ class LeafProgram:
     @property
     def frame(self) -> str:
         return self.passes[0].frame
+
+    @property
+    def needs(self) -> str | None:
+        """Which kind of statistics the passes need, or None."""
+        kinds = [getattr(combine, "needs", None) for combine in self.passes]
+        return next((kind for kind in kinds if kind is not None), None)
 
     def leaf(self, base: Any) -> Leaf:
         """What every stage is told of the leaf."""
@@ -116,6 +124,7 @@ def bind(
     ):
         _check_weights(name, weights, num_experts, members)
     per_task = merger.per_task
+    matrix, parts = _as_matrices(merger, name, shape)
     return LeafProgram(
         transforms=_resolve_stages(merger.transforms, name, size, num_experts),
         passes=passes,
@@ -125,13 +134,26 @@ def bind(
         per_task=None
         if per_task is None
         else _resolve_stages((per_task,), name, size, num_experts)[0],
-        matrix=merger.matrices.spec(name, shape) if uses_shape(merger) else None,
+        matrix=matrix,
+        parts=parts,
         num_experts=num_members,
         slots=num_experts
         if any(getattr(combine, "holds_all", False) for combine in passes)
         else None,
         rounding=merger.rounding,
     )
+
+
+def _as_matrices(
+    merger: Any, name: str, shape: tuple[int, ...]
+) -> tuple[MatrixSpec | None, Parts | None]:
+    """What combines are told of a leaf, and its parts where it is no plain matrix."""
+    spec = merger.matrices.spec(name, shape) if uses_shape(merger) else None
+    if spec is None:
+        return None, None
+    parts = Parts(spec, tuple(shape))
+    parts.check(name)
+    return MatrixSpec(), None if parts.is_plain else parts
 
 
 def _check_weights(name: str, weights: Any, num_experts: int, members: Any) -> None:
@@ -202,12 +224,24 @@ def transformed(
     for i, transform in enumerate(program.transforms[:upto]):
         stage = select(transform, t, dtype)
         found = surveys[i] if surveys else None
-        delta = stage(
-            delta, dataclasses.replace(leaf, key=_fold(leaf_key, i), stats=found)
-        )
+        own = dataclasses.replace(leaf, key=_fold(leaf_key, i), stats=found)
+        delta = _apply(program, stage, delta, own)
     if program.rounding == "storage":
         delta = _round_to(delta, storage)
     return delta, leaf
+
+
+def _apply(program: LeafProgram, stage: Any, delta: Array, leaf: Leaf) -> Array:
+    """One transform of a delta: of each matrix, where it looks at them."""
+    parts = program.parts
+    if parts is None or not getattr(stage, "uses_shape", False):
+        return stage(delta, leaf)
+
+    def one(delta: Array, base: Any, key: Any) -> Array:
+        return stage(delta, dataclasses.replace(leaf, base=base, key=key))
+
+    base = None if leaf.base is None else parts.of(leaf.base)
+    return parts.whole(parts.map(one, parts.of(delta), base, parts.keys(leaf.key)))
 
 
 def _combine_leaf(program: LeafProgram, i: int, leaf: Leaf, stats: Any) -> Leaf:
@@ -227,11 +261,13 @@ def lift(
     *,
     offset: Any = None,
     delta: Any = None,
+    side: Any = None,
 ) -> Any:
     """One expert's state in pass `i`.
 
     The arguments are those of `transformed`, and the result of the pass before;
-    `delta` is the transformed delta where it is known already.
+    `delta` is the transformed delta where it is known already, `side` the expert's
+    statistic.
     """
     upto = None if delta is None else 0
     known, leaf = transformed(
@@ -242,9 +278,35 @@ def lift(
     weight = weight[t] if weight.ndim else weight
     combine = select(program.passes[i], t, delta.dtype)
     leaf = _combine_leaf(program, i, leaf, stats)
+    if side is not None:
+        leaf = dataclasses.replace(leaf, side=jnp.asarray(side).astype(delta.dtype))
+    if program.parts is not None:
+        return _lift_parts(program.parts, combine, delta, weight, leaf)
     if isinstance(expert, LowRank) and hasattr(combine, "lift_factors"):
         return combine.lift_factors(expert, weight, leaf)
     return combine.lift(delta, weight, leaf)
+
+
+def _lift_parts(
+    parts: Parts, combine: Any, delta: Array, weight: Array, leaf: Leaf
+) -> Any:
+    """The states of all matrices of a leaf: for each part a stack."""
+
+    def one(delta: Array, base: Any, side: Any, stats: Any, key: Any) -> Any:
+        own = dataclasses.replace(leaf, base=base, side=side, stats=stats, key=key)
+        return combine.lift(delta, weight, own)
+
+    base = None if leaf.base is None else parts.of(leaf.base)
+    side = None if leaf.side is None else parts.shared(leaf.side)
+    keys = parts.keys(leaf.key)
+    return parts.map(one, parts.of(delta), base, side, leaf.stats, keys)
+
+
+def join(program: LeafProgram, i: int, a: Any, b: Any) -> Any:
+    """Two states of pass `i` as one."""
+    if program.parts is None:
+        return program.passes[i].join(a, b)
+    return program.parts.map(program.passes[i].join, a, b)
 
 
 def emit(
@@ -268,7 +330,16 @@ def finish(
     """The result of pass `i`: of the last a delta, of others any pytree."""
     base = None if base is None else jnp.asarray(base).astype(dtype)
     leaf = dataclasses.replace(program.leaf(base), stats=stats)
-    return select(program.passes[i], None, dtype).finish(state, leaf)
+    combine, parts = select(program.passes[i], None, dtype), program.parts
+    if parts is None:
+        return combine.finish(state, leaf)
+
+    def one(state: Any, base: Any, stats: Any) -> Any:
+        return combine.finish(state, dataclasses.replace(leaf, base=base, stats=stats))
+
+    bases = None if base is None else parts.of(base)
+    results = parts.map(one, state, bases, stats)
+    return parts.whole(results) if i == len(program.passes) - 1 else results
 
 
 def complete(
@@ -290,7 +361,7 @@ def complete(
     leaf = dataclasses.replace(program.leaf(wide), key=leaf_key)
     for i, step in enumerate(program.post):
         step_leaf = dataclasses.replace(leaf, key=_fold(leaf_key, i))
-        result = select(step, None, dtype)(result, step_leaf)
+        result = _apply(program, select(step, None, dtype), result, step_leaf)
     if program.scale is not None:
         scale = jnp.asarray(program.scale)
         if scale.ndim:

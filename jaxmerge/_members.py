@@ -55,8 +55,8 @@ def _check_merger(merger: Any) -> None:
 
 
 def among(
-    members: Any, lift: Callable[[Any, Any], Any], join: Callable[[Any, Any], Any]
-) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
+    members: Any, lift: Callable[..., Any], join: Callable[[Any, Any], Any]
+) -> tuple[Callable[..., Any], Callable[[Any, Any], Any]]:
     """`lift` and `join` of states that may be absent: pairs (state, present).
 
     Joining an absent state changes nothing, so a fold makes of the members what it
@@ -64,8 +64,8 @@ def among(
     anything.
     """
 
-    def lifted(expert: Any, t: Any) -> Any:
-        return lift(expert, t), jnp.asarray(members)[t]
+    def lifted(expert: Any, side: Any, t: Any) -> Any:
+        return lift(expert, side, t), jnp.asarray(members)[t]
 
     def joined(a: Any, b: Any) -> Any:
         (left, has_left), (right, has_right) = a, b

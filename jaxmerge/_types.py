@@ -51,15 +51,23 @@ def pytree(cls: type[_T]) -> type[_T]:
 class MatrixSpec:
     """Which axes of a leaf are its matrix's output and input, and which are batch.
 
+    Every other axis is one over which matrices are stacked: layers of a scanned model,
+    experts of a mixture. Combines are given one matrix `[out, in]`, whatever the leaf
+    looks like.
+
     Attributes:
-      out: the output axis, counted from the end (negative).
-      in_: the input axis, counted from the end (negative).
-      batch: number of leading axes over which the matrices are stacked.
+      out: the output axis, or the axes that together are it, counted from the end.
+      in_: the input axis, or axes, counted from the end.
+      split: into how many equal matrices the output is cut, or the sizes of the cuts:
+        3 for a fused query, key and value; None keeps it whole.
+
+    >>> MatrixSpec(out=(-2, -1), in_=-3)  # a kernel [in, heads, size of a head]
+    MatrixSpec(out=(-2, -1), in_=-3, split=None)
     """
 
-    out: int = static(default=-2)
-    in_: int = static(default=-1)
-    batch: int = static(default=0)
+    out: int | tuple[int, ...] = static(default=-2)
+    in_: int | tuple[int, ...] = static(default=-1)
+    split: int | tuple[int, ...] | None = static(default=None)
 
 
 @pytree
@@ -75,9 +83,11 @@ class Leaf:
       key: the key of this leaf and expert, or None where the merge was given none.
       stats: the result of the pass or survey before this one, or None; for a transform
         that keeps the largest entries of a tensor that comes in pieces, its `Cut`.
+      side: this expert's statistic of this leaf (a Gram matrix, a diagonal Fisher), for
+        combines that say what they need; None where there is none, and in `finish`.
       offset: the flat index of the first element, where the leaf is a piece of a tensor
         (an integer or a pair of limbs); None where it is whole.
-      matrix: how the leaf is a matrix, or None where it is none.
+      matrix: that of a matrix `[out, in]`, or None where the leaf is none.
       num_experts: T, as data: merges of more experts share the compiled function.
       slots: T as a static number, for combines whose state holds all experts
         (`holds_all`); None for others.
@@ -87,6 +97,7 @@ class Leaf:
     t: Any = None
     key: Any = None
     stats: Any = None
+    side: Any = None
     offset: Any = None
     num_experts: Any = 1
     matrix: MatrixSpec | None = static(default=None)
@@ -120,7 +131,9 @@ class Combine(Protocol):
     the next. A combine may also have `check_experts(num)`, which refuses a number of
     experts, and `holds_all`: that its state has a slot for each expert. One that has
     `lift_factors(pair, weight, leaf)` is given an expert's `LowRank` leaf by it, in
-    place of `lift` and its dense delta.
+    place of `lift` and its dense delta. One that works with statistics of each expert
+    `needs` a kind of them (`"gram"`, `"fisher"`, …), and `side_shape(shape, matrix)`
+    says of which shape for a leaf, or None where it takes none.
     """
 
     @property

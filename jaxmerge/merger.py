@@ -63,6 +63,16 @@ class Merger:
         """The passes over the experts, at least one."""
         return self.combine if isinstance(self.combine, tuple) else (self.combine,)
 
+    @property
+    def num_passes(self) -> int:
+        """How often a merge reads the experts, whole-model statistics aside."""
+        return len(self.passes)
+
+    def at(self, name: str) -> "Merger":
+        """The merger of a leaf: itself; a `partition` has others for some names."""
+        del name
+        return self
+
     def __call__(
         self,
         base: PyTree,
@@ -71,6 +81,7 @@ class Merger:
         key: Any = None,
         ids: Sequence[int | str] | None = None,
         members: Any = None,
+        statistics: Any = None,
     ) -> Any:
         """Merges pytrees of arrays.
 
@@ -89,6 +100,9 @@ class Merger:
             program and transforms each expert once. If a traced mask is all false, the
             result is the base (zeros without one). Model Stock of one traced member is
             NaN.
+          statistics: for mergers that need them (`regmean`, `fisher`, …), one pytree or
+            mapping from leaf names to arrays for each expert. Leaves without any are
+            merged as the method says; all experts have to have the same.
 
         Returns:
           The merged parameters with the base's structure and dtypes (the first
@@ -101,17 +115,18 @@ class Merger:
         Integer and boolean leaves are copied and must agree, which is checked except
         while tracing.
         """
-        return merge(self, base, experts, key, ids, plain_call, members)
+        return merge(self, base, experts, key, ids, plain_call, members, statistics)
 
 
 def merge_leaves(
-    merger: Merger,
+    merger: Any,
     base: PyTree,
     experts: Sequence[PyTree] | Stacked,
     *,
     key: Any = None,
     ids: Sequence[int | str] | None = None,
     members: Any = None,
+    statistics: Any = None,
 ) -> Any:
     """Merges outside `jit`, one compiled function per distinct leaf shape.
 
@@ -125,7 +140,7 @@ def merge_leaves(
     >>> merge_leaves(ties(density=0.5), base, experts)["w"].tolist()
     [0.0, 0.0, 2.0, 3.0]
     """
-    return merge(merger, base, experts, key, ids, jitted, members)
+    return merge(merger, base, experts, key, ids, jitted, members, statistics)
 
 
 def scalar_control(merger: Merger) -> Merger:

@@ -17,10 +17,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxmerge
-from tests.reference import entries, methods as reference, spheres
+from jaxmerge._side import kinds_needed
+from tests.reference import entries, methods as reference, regression, spheres
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,47 @@ def _rht_reference(base, experts):
 
 def _rht(**kwargs):
     return jaxmerge.rht(weights=np.array([1.0, 3.0], np.float32), **kwargs)
+
+
+def statistics_of(merger, base, experts):
+    """Statistics for mergers that need them, as functions of the deltas; else None."""
+    kinds = kinds_needed(merger)
+    if not kinds:
+        return None
+    if isinstance(experts, jaxmerge.Stacked):
+        tree, num = experts.tree, experts.num_experts
+        experts = [jax.tree.map(lambda x, t=t: x[t], tree) for t in range(num)]
+    base = jaxmerge.named_leaves(base)
+    found = []
+    for expert in map(jaxmerge.named_leaves, experts):
+        deltas = {
+            name: jnp.asarray(expert[name]) - jnp.asarray(x)
+            for name, x in base.items()
+            if jnp.issubdtype(x.dtype, jnp.floating)
+        }
+        of = {name: _statistic(kinds[0], delta) for name, delta in deltas.items()}
+        found.append({name: x for name, x in of.items() if x is not None})
+    return found
+
+
+def _statistic(kind: str, delta):
+    if kind == "fisher":
+        return 0.01 + jnp.abs(delta)  # no product, which would be fused with the sum
+    if kind == "gram" and delta.ndim == 2:
+        # Far from a multiple of the identity, and another for each expert.
+        row = delta.T @ jnp.sin(40 * delta)
+        return row @ row.T + jnp.diag(0.5 + 0 * delta[0])
+    return 0.5 + delta * delta if kind == "gram" and delta.ndim == 1 else None
+
+
+def _with_statistics(kind: str, reference_of, **options):
+    def merged(base, experts):
+        deltas = [np.float64(x) - np.float64(base) for x in experts]
+        sides = [_statistic(kind, jnp.asarray(d)) for d in deltas]
+        sides = [None if x is None else np.float64(x) for x in sides]
+        return reference_of(base, experts, sides, **options)
+
+    return merged
 
 
 J, R = jaxmerge, reference
@@ -248,6 +292,34 @@ METHODS = [
         agreement="spectral",
         heavy=True,
         sweep=("time", (1.0, 5.0)),
+        experts=2,
+    ),
+    Method(
+        "fisher", J.fisher, _with_statistics("fisher", regression.fisher), experts=2
+    ),
+    Method(
+        "regmean",
+        J.regmean,
+        _with_statistics("gram", regression.regmean),
+        agreement="spectral",
+        heavy=True,
+        sweep=("off_diagonal", (0.2, 0.9)),
+        experts=2,
+    ),
+    Method(
+        "lot",
+        J.lot,
+        _with_statistics("gram", regression.lot),
+        agreement="spectral",
+        heavy=True,
+        experts=2,
+    ),
+    Method(
+        "actmat",
+        J.actmat,
+        regression.actmat,
+        agreement="spectral",
+        heavy=True,
         experts=2,
     ),
     Method(

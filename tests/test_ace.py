@@ -1,6 +1,6 @@
 """ACE: its closed form, its gate, what its terms do, and where it is only a mean."""
 
-import functools
+import dataclasses
 from typing import Any
 
 import jax
@@ -232,19 +232,14 @@ def test_an_expert_that_did_not_move_keeps_the_base_where_the_gate_is_on(draw):
 
 
 def test_stacked_matrices_are_merged_one_by_one(draw):
-    combine, leaf = jaxmerge.ace().combine, Leaf(matrix=MatrixSpec(batch=1))
+    rule = jaxmerge.Matrices.by_pattern({"stack": MatrixSpec()})
     pairs = zip(draw(APART), draw(ALIKE), strict=True)
-    deltas = [np.stack(pair) for pair in pairs]
-
-    @jax.jit
-    def merge(deltas):
-        states = [combine.lift(d, jnp.ones(()), leaf) for d in deltas]
-        return combine.finish(functools.reduce(combine.join, states), leaf)
-
+    deltas = [{"stack": np.stack(pair)} for pair in pairs]
     with jax.enable_x64(True):
-        both = np.asarray(merge(deltas))
+        merger = dataclasses.replace(jaxmerge.ace(), matrices=rule)
+        both = np.asarray(merge_leaves(merger, None, deltas)["stack"])
     for i in range(2):
-        assert relative(both[i], merged([d[i] for d in deltas])) < 1e-9
+        assert relative(both[i], merged([d["stack"][i] for d in deltas])) < 1e-9
 
 
 def test_members_are_merged_as_they_are_alone(draw):

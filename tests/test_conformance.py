@@ -16,11 +16,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxmerge
 from jaxmerge import checkpoint
-from tests.registry import METHODS, Method
+from jaxmerge._side import kinds_needed
+from tests.registry import METHODS, Method, statistics_of
 
-SHAPES = {"mlp": {"kernel": (16, 8), "bias": (24,)}, "gain": ()}
+SHAPES = {"mlp": {"weight": (16, 8), "bias": (24,)}, "gain": ()}
 # Most checks compile the method anew: one matrix is enough for them.
-MATRIX = {"kernel": (16, 8)}
+MATRIX = {"weight": (16, 8)}
 methods = pytest.mark.parametrize("method", METHODS, ids=str)
 # Checks that compile a method several times, or its derivatives.
 methods_by_weight = pytest.mark.parametrize(
@@ -61,7 +62,8 @@ def is_float(x) -> bool:
 
 
 def run(merger, base, experts, key=None, ids=None):
-    merged = merger(base, experts, key=key, ids=ids)
+    statistics = statistics_of(merger, base, experts)
+    merged = merger(base, experts, key=key, ids=ids, statistics=statistics)
     if isinstance(merged, jaxmerge.TaskModels):
         return [merged.params(t) for t in range(len(experts))]
     return merged
@@ -75,7 +77,11 @@ def compiled(method: Method):
 
 def merge_leafwise(method: Method, base, experts):
     key = key_of(method)
-    merged = jaxmerge.merge_leaves(method.make(), base, experts, key=key)
+    merger = method.make()
+    statistics = statistics_of(merger, base, experts)
+    merged = jaxmerge.merge_leaves(
+        merger, base, experts, key=key, statistics=statistics
+    )
     if isinstance(merged, jaxmerge.TaskModels):
         return [merged.params(t) for t in range(len(experts))]
     return merged
@@ -196,9 +202,8 @@ def test_jit_eager_leafwise_and_stacked_agree(method):
     jitted = compiled(method)(merger, base, experts, key)
     assert_agree(method, run(merger, base, experts, key), jitted)
     assert_agree(method, merge_leafwise(method, base, experts), jitted, exact=True)
-    stacked = jax.jit(lambda m, b, e, k: m(b, e, key=k))(
-        merger, base, jaxmerge.stack(experts), key
-    )
+    together = lambda m, b, e, k: m(b, e, key=k, statistics=statistics_of(m, b, e))
+    stacked = jax.jit(together)(merger, base, jaxmerge.stack(experts), key)
     if isinstance(stacked, jaxmerge.TaskModels):
         stacked = [stacked.params(t) for t in range(method.experts)]
     assert_agree(method, stacked, jitted, exact=True)
@@ -277,6 +282,9 @@ def test_streamed_equals_in_memory(method, tmp_path):
     merger = method.make()
     inputs = {"base": tmp_path / "base.safetensors", "experts": paths}
     jitted = compiled(method)(merger, base, experts, key)
+    kinds = kinds_needed(merger)
+    for t, side in enumerate(statistics_of(merger, base, experts) or []):
+        checkpoint.save_statistics({kinds[0]: side}, model=paths[t])
     if merger.per_task is not None:
         checkpoint.merge_tasks(merger, **inputs, out=tmp_path / "out", key=key)
         streamed = [

@@ -27,6 +27,7 @@ RECIPES = [
     + ("breadcrumbs", "della", "nuslerp", "multislerp", "karcher", "nearswap")
     + ("ram", "sce", "arcee_fusion")
     + ("wudi", "swudi", "svc", "subspace_boosting", "ace", "dc_merge", "knots", "rht")
+    + ("fisher", "regmean", "lot", "actmat")
 ]
 # The suite's experts are dense, and this one takes factors: see test_subspaces.py.
 OF_FACTORS = {"core_space"}

@@ -3,8 +3,6 @@
 Task vectors go in and merged task vectors come out, so the error is compared with the
 deltas themselves: `ROUNDING` of the expected tensor's norm for elementwise methods.
 Where an oracle computes another thing than the paper, the test says what.
-
-Fisher and RegMean are recorded and wait for their recipes.
 """
 
 import itertools
@@ -375,3 +373,33 @@ def test_dare_by_magnitude():
         for name, expected in under(case.expected, f"{t}").items():
             assert np.count_nonzero(merged[name]) == kept[name]
             np.testing.assert_array_equal(merged[name], expected, name)
+
+
+# --- statistics of each expert -------------------------------------------------------
+
+
+@named("fisher")
+def test_fisher(case):
+    """Theirs adds its floor, and may divide each Fisher by its norm over the model."""
+    weights = np.array(case.about["weights"])
+    if case.name.endswith("true"):
+        norms = [
+            np.sqrt(sum(np.sum(np.float64(x) ** 2) for x in side.values()))
+            for side in case.side
+        ]
+        weights = weights / (np.array(norms) + case.about["minimal_fisher_weight"])
+    merger = jaxmerge.fisher(weights=weights, floor=1e-6, compat="reference")
+    merged = merge_leaves(merger, case.base, case.experts, statistics=case.side)
+    assert error(difference(merged, case), difference(case.expected, case)) < 1e-5
+
+
+@named("regmean")
+def test_regmean(case):
+    """Gram matrices of weights; what has none is averaged."""
+    merger = jaxmerge.regmean(off_diagonal=case.about["reduce_non_diagonal_ratio"])
+    merged = merge_leaves(merger, case.base, case.experts, statistics=case.side)
+    assert error(difference(merged, case), difference(case.expected, case)) < 1e-5
+
+
+def difference(weights, case: ResearchCase) -> dict[str, np.ndarray]:
+    return {k: np.float64(weights[k]) - np.float64(x) for k, x in case.base.items()}

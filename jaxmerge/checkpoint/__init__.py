@@ -19,7 +19,8 @@ from jaxmerge.checkpoint.peft import (
     lora_pairs as lora_pairs,
     read_adapter as read_adapter,
 )
-from jaxmerge.checkpoint.plan import Plan as Plan, make_plan as make_plan
+from jaxmerge.checkpoint.plan import Plan as Plan
+from jaxmerge.checkpoint.planning import make_plan as make_plan
 from jaxmerge.checkpoint.recipe_yaml import load_recipe as load_recipe
 from jaxmerge.checkpoint.safetensors import (
     SafetensorsFile as SafetensorsFile,
@@ -31,6 +32,13 @@ from jaxmerge.checkpoint.sink import (
     open_sink as open_sink,
 )
 from jaxmerge.checkpoint.source import Source as Source, open_source as open_source
+from jaxmerge.checkpoint.statistics import (
+    fingerprint as fingerprint,
+    load_statistics as load_statistics,
+    open_statistics as open_statistics,
+    save_statistics as save_statistics,
+    statistics_path as statistics_path,
+)
 from jaxmerge.checkpoint.tasks import (
     load_task as load_task,
     merge_tasks as merge_tasks,

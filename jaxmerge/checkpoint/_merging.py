@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmerge import _leaf
+from jaxmerge import _leaf, _side
 from jaxmerge._leaf import ExpertKey
 from jaxmerge._survey import of_expert
 from jaxmerge._trees import name_hash
@@ -23,7 +23,7 @@ from jaxmerge.checkpoint._pieces import (
     pieces_of,
 )
 from jaxmerge.checkpoint._programs import Expert
-from jaxmerge.checkpoint._reading import Reader, describe
+from jaxmerge.checkpoint._reading import Reader, describe, takes_sides
 from jaxmerge.checkpoint._threads import InOrder
 from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.plan import Input, Output, Plan
@@ -194,7 +194,10 @@ class _Tensor:
             state = None
             for start in range(0, len(experts), size):
                 stop = start + size
-                group, free = self.next_group(experts[start:stop], piece is not None)
+                sides = takes_sides(self.output, self.program.passes[i])
+                group, free = self.next_group(
+                    experts[start:stop], in_pieces=piece is not None, sides=sides
+                )
                 if is_apart(self.program):
                     group = self.transform(group, base, offset)
                 arguments = (self.program, i, state, group, base, stats, offset)
@@ -235,14 +238,17 @@ class _Tensor:
         return jnp.dtype(self.output.info.dtype)
 
     def next_group(
-        self, experts: Sequence[Expert], in_pieces: bool
+        self, experts: Sequence[Expert], *, in_pieces: bool, sides: bool
     ) -> tuple[tuple[Expert, ...], Callable[[], None]]:
         """Some experts with their tensors, and what gives the buffers back."""
-        read = [self.context.reader.next(self.output) for _ in experts]
-        tensors = [value[0] if in_pieces else value for value, _ in read]
+        num = len(experts) * (1 + sides)
+        read = [self.context.reader.next(self.output) for _ in range(num)]
+        values = [value[0] if in_pieces else value for value, _ in read]
+        tensors = values[:: 1 + sides]
+        beside = values[1::2] if sides else [None] * len(experts)
         group = tuple(
-            expert._replace(tensor=tensor)
-            for expert, tensor in zip(experts, tensors, strict=True)
+            expert._replace(tensor=tensor, side=side)
+            for expert, tensor, side in zip(experts, tensors, beside, strict=True)
         )
 
         def free() -> None:
@@ -261,6 +267,17 @@ class _Tensor:
             inputs = [(self.output.base, base), *inputs]
         if not bool(_programs.all_finite([tensor for _, tensor in inputs])):
             self.refuse_infinite(inputs)
+        for t, expert in enumerate(group, start):
+            if expert.side is not None:
+                self.check_side(self.output.sides[t], expert.side)
+
+    def check_side(self, part: Input, side: Any) -> None:
+        """Refuses a statistic that cannot be one."""
+        problem = _side.problem_of(self.program.needs, side)
+        if problem is not None:
+            raise CheckpointError(
+                f"{part.name!r} in {describe(self.context.plan, part)} {problem}"
+            )
 
     def refuse_infinite(self, inputs: Sequence[tuple[Input | None, Any]]) -> None:
         """Names the input that is not finite; with none, a difference overflowed."""

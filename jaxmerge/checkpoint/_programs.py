@@ -31,6 +31,7 @@ class Expert(NamedTuple):
       key: what its random numbers are drawn from.
       found: for each transform the result of its survey, its `Cut`, or None.
       delta: the transformed delta, where the merge has transforms.
+      side: its statistic, where the pass is given one.
     """
 
     tensor: Any
@@ -38,6 +39,7 @@ class Expert(NamedTuple):
     key: ExpertKey
     found: tuple[Any, ...]
     delta: Any = None
+    side: Any = None
 
 
 def _zeros(x: Any) -> Any:
@@ -84,8 +86,9 @@ def _fold(
             expert.found,
             offset=offset,
             delta=expert.delta,
+            side=expert.side,
         )
-        state = new if state is None else program.passes[i].join(state, new)
+        state = new if state is None else _leaf.join(program, i, state, new)
     return state
 
 

@@ -57,12 +57,27 @@ def reads_of_merge(plan: Plan) -> Iterator[Read]:
             continue
         if output.base is not None:
             yield Read(output, output.base)
-        rounds, parts = 1, output.experts
         if output.program is None:
             parts = [part for part in output.experts if part.name is not None]
-        else:
-            rounds = len(output.program.passes) + (output.program.per_task is not None)
-        yield from [Read(output, part) for part in parts] * rounds
+            yield from (Read(output, part) for part in parts)
+            continue
+        for combine in output.program.passes:
+            yield from (Read(output, part) for part in inputs_of_pass(output, combine))
+        if output.program.per_task is not None:
+            yield from (Read(output, part) for part in output.experts)
+
+
+def takes_sides(output: Output, combine: Any) -> bool:
+    """Whether a pass is given the tensor's statistics."""
+    return bool(output.sides) and getattr(combine, "needs", None) is not None
+
+
+def inputs_of_pass(output: Output, combine: Any) -> Iterator[Input]:
+    """What a pass reads: every expert, each followed by its statistic if it has one."""
+    for t, part in enumerate(output.experts):
+        yield part
+        if takes_sides(output, combine):
+            yield output.sides[t]
 
 
 def _reads_in_pieces(plan: Plan, output: Output) -> Iterator[Read]:
@@ -77,8 +92,9 @@ def _reads_in_pieces(plan: Plan, output: Output) -> Iterator[Read]:
     for piece in pieces:
         if output.base is not None and not needs_cuts:
             yield Read(output, output.base, (piece,))
-        for _ in output.program.passes:
-            yield from (Read(output, part, (piece,)) for part in output.experts)
+        for combine in output.program.passes:
+            parts = inputs_of_pass(output, combine)
+            yield from (Read(output, part, (piece,)) for part in parts)
 
 
 class Reader:
@@ -162,7 +178,8 @@ class Reader:
         """Whether the merge needs the tensor's axes; else it sees a flat one."""
         parts = (output.template, *output.experts)
         low_rank = any(p.pair is not None or p.name is None for p in parts)
-        return low_rank or _leaf.uses_shape(self._plan.merger)
+        merger = self._plan.merger.at(output.info.name)
+        return low_rank or _leaf.uses_shape(merger)
 
     def next(self, output: Output) -> tuple[Any, Callable[[], None]]:
         """What was read for an input, and a function that gives its buffer back.
@@ -189,4 +206,5 @@ class Reader:
 def describe(plan: Plan, part: Input) -> str:
     """Which model an input is from, for errors."""
     role = "the base" if part.source is None else f"expert {part.source}"
+    role = f"the statistics of {role}" if part.is_side else role
     return f"{role} ({plan.source(part).path.name})"

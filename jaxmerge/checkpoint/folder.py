@@ -12,6 +12,7 @@ from jaxmerge.checkpoint.errors import CheckpointError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_model.safetensors"
+STATISTICS = "statistics.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 CONFIG = "config.json"
 
@@ -174,7 +175,9 @@ def find_weights(folder: Path) -> tuple[list[Path], Path | None]:
         shards = sorted(set(read_index(indices[0]).values()))
         return [folder / shard for shard in shards], indices[0]
     names = sorted(
-        path.name for path in folder.glob("*.safetensors") if path.name != ADAPTER
+        path.name
+        for path in folder.glob("*.safetensors")
+        if path.name not in (ADAPTER, STATISTICS)
     )
     if len(names) == 1 and not SHARD.match(names[0]):
         return [folder / names[0]], None

@@ -24,7 +24,8 @@ from jaxmerge._trees import LowRank
 from jaxmerge.checkpoint._pieces import Piece
 from jaxmerge.checkpoint._reading import Progress, Read, Reader, describe
 from jaxmerge.checkpoint.errors import CheckpointError
-from jaxmerge.checkpoint.plan import Output, Plan, make_plan
+from jaxmerge.checkpoint.plan import Output, Plan
+from jaxmerge.checkpoint.planning import make_plan
 from jaxmerge.checkpoint.source import PathLike, Source, enter_source
 from jaxmerge.recipes import task_arithmetic
 

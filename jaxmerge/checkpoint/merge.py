@@ -12,12 +12,16 @@ from typing import Any
 import numpy as np
 
 from jaxmerge import _checks
+from jaxmerge._side import kinds_needed
 from jaxmerge._trees import expert_id
 from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.execute import Progress, execute
-from jaxmerge.checkpoint.plan import Plan, make_plan
+from jaxmerge.checkpoint.plan import Plan
+from jaxmerge.checkpoint.planning import make_plan
 from jaxmerge.checkpoint.sink import default_kind, open_sink
 from jaxmerge.checkpoint.source import PathLike, Source, enter_source
+from jaxmerge.checkpoint.statistics import open_statistics
+from jaxmerge.composition import Partition
 from jaxmerge.merger import Merger
 
 
@@ -62,7 +66,11 @@ def describe(value: Any) -> Any:
 
 
 def provenance(
-    merger: Merger, base: Source | None, experts: Sequence[Source], checksums: bool
+    merger: Merger | Partition,
+    base: Source | None,
+    experts: Sequence[Source],
+    checksums: bool,
+    statistics: Sequence[Source] = (),
 ) -> str:
     """What a result was made from, for its metadata: no times, hosts or paths."""
     sources = [None if base is None else base.identity(checksums)]
@@ -74,11 +82,13 @@ def provenance(
         "base": sources[0],
         "experts": sources[1:],
     }
+    if statistics:
+        record["statistics"] = [source.identity(checksums) for source in statistics]
     return json.dumps(record, sort_keys=True)
 
 
 def merge(
-    merger: Merger,
+    merger: Merger | Partition,
     *,
     base: PathLike | Source | None = None,
     experts: Sequence[PathLike | Source],
@@ -92,6 +102,7 @@ def merge(
     checksums: bool = False,
     metadata: Mapping[str, str] | None = None,
     extra_files: Mapping[str, bytes] | None = None,
+    statistics: Sequence[PathLike] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Merges checkpoints on disk into one, streamed.
@@ -118,6 +129,8 @@ def merge(
       checksums: whether the record of the sources hashes all their bytes.
       metadata: strings to add to the files' metadata.
       extra_files: further files of an output folder, by name.
+      statistics: for merges that need some, the statistics file of each expert; those
+        beside the experts if None. See `save_statistics`.
       progress: called after every tensor read.
 
     Returns:
@@ -151,13 +164,14 @@ def merge(
         sources = [opened(expert) for expert in experts]
         if ids is not None and len(ids) != len(sources):
             raise ValueError(f"{len(ids)} ids were given for {len(sources)} experts")
-        plan = make_plan(merger, base_source, sources, dtype=dtype)
+        sides = open_sides(stack, merger, sources, statistics)
+        plan = make_plan(merger, base_source, sources, dtype=dtype, statistics=sides)
         if merger.per_task is not None:
             raise CheckpointError(
                 "this merger has several models out; write them with "
                 "checkpoint.merge_tasks"
             )
-        made_from = provenance(merger, base_source, sources, checksums)
+        made_from = provenance(merger, base_source, sources, checksums, sides or ())
         kind = kind or default_kind(out, plan.template)
         return _run(
             plan,
@@ -171,6 +185,28 @@ def merge(
             overwrite=overwrite,
             extra_files=extra_files or {},
         )
+
+
+def open_sides(
+    stack: contextlib.ExitStack,
+    merger: Merger | Partition,
+    sources: Sequence[Source],
+    statistics: Sequence[PathLike] | None,
+) -> list[Source] | None:
+    """The statistics of each expert that a merge needs, which the stack closes."""
+    paths = statistics
+    if paths is None and kinds_needed(merger):
+        paths = [source.path for source in sources]
+    if paths is None:
+        return None
+    if len(paths) != len(sources):
+        raise CheckpointError(
+            f"{len(paths)} statistics files were given for {len(sources)} experts"
+        )
+    return [
+        stack.enter_context(open_statistics(path, source))
+        for path, source in zip(paths, sources, strict=True)
+    ]
 
 
 def _run(

@@ -12,6 +12,7 @@ from jaxmerge.checkpoint.folder import (
     ADAPTER_CONFIG,
     CONFIG,
     SHARD,
+    STATISTICS,
     find_sidecars,
     find_weights,
     read_index,
@@ -166,7 +167,8 @@ def open_folder(folder: Path) -> SafetensorsSource:
     """
     notes = []
     if (folder / ADAPTER_CONFIG).is_file():
-        full = [p.name for p in folder.glob("*.safetensors*") if p.name != ADAPTER]
+        others = (ADAPTER, STATISTICS)
+        full = [p for p in folder.glob("*.safetensors*") if p.name not in others]
         if not full:
             return open_adapter(folder)
         notes.append(

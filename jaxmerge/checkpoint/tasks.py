@@ -25,7 +25,8 @@ from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.execute import Progress, execute
 from jaxmerge.checkpoint.merge import Report, provenance
 from jaxmerge.checkpoint.names import unflatten_names
-from jaxmerge.checkpoint.plan import Output, Plan, make_plan
+from jaxmerge.checkpoint.plan import Output, Plan
+from jaxmerge.checkpoint.planning import make_plan
 from jaxmerge.checkpoint.safetensors import SafetensorsFile
 from jaxmerge.checkpoint.sink import open_sink
 from jaxmerge.checkpoint.source import PathLike, Source, enter_source, open_source

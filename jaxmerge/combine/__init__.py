@@ -28,6 +28,7 @@ from jaxmerge.combine.directions import (
     SphericalMean as SphericalMean,
     WeightedInterpolation as WeightedInterpolation,
 )
+from jaxmerge.combine.fisher import FisherMean as FisherMean
 from jaxmerge.combine.fusion import (
     ImportantEntries as ImportantEntries,
     row_divergence as row_divergence,
@@ -42,6 +43,7 @@ from jaxmerge.combine.karcher import (
 )
 from jaxmerge.combine.largest import LargestMagnitude as LargestMagnitude
 from jaxmerge.combine.near import ClippedDelta as ClippedDelta
+from jaxmerge.combine.regression import GramMean as GramMean
 from jaxmerge.combine.singular_vectors import (
     TaskSingularVectors as TaskSingularVectors,
 )

@@ -8,8 +8,8 @@ from jax.scipy.linalg import cho_solve
 from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate, quotient
-from jaxmerge._types import Coef, Leaf, MatrixSpec, coefficient, pytree, static
-from jaxmerge.combine.decompositions import from_matrix, thin_svd, to_matrix, whole
+from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
+from jaxmerge.combine.decompositions import thin_svd, whole
 
 # Of energies and traces, as in the authors' code: an expert without a delta is defined.
 _GUARD = 1e-12
@@ -123,8 +123,6 @@ class AdaptiveCovariance:
       spectral: whether there is a refinement.
       gate: `"paper"`, or `"scale_free"`: on where `Var_t(l) > tau`.
       restore_mean: whether the mean of the mean rows is added at the end.
-      in_axis: which axis is the input: as `"matrix"` says of the leaf, `"last"`
-        (`[out, in]`, and the authors' code for any layout) or `"first"` (`[in, out]`).
 
     References:
       Xu et al., ACE-Merging: Data-Free Model Merging with Adaptive Covariance
@@ -140,21 +138,14 @@ class AdaptiveCovariance:
     spectral: bool = static(default=True)
     gate: str = static(default="paper")
     restore_mean: bool = static(default=False)
-    in_axis: str = static(default="matrix")
     frame: str = static(default="delta")
     uses_shape = True
-
-    def matrix(self, spec: MatrixSpec) -> MatrixSpec:
-        """Which axes are output and input."""
-        if self.in_axis == "matrix":
-            return spec
-        return MatrixSpec() if self.in_axis == "last" else MatrixSpec(out=-1, in_=-2)
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         del weight
         if leaf.matrix is None:
             return delta
-        d = whole(to_matrix(delta, self.matrix(leaf.matrix)))
+        d = whole(delta)
         gram = input_covariance(d, center=self.center != "none")
         moved, total = matmul(d, gram), energy(d)
         inverse = 1 / (jnp.trace(gram, axis1=-2, axis2=-1) + _GUARD)
@@ -178,10 +169,7 @@ class AdaptiveCovariance:
         if leaf.matrix is None:
             num = jnp.asarray(leaf.num_experts).astype(state.dtype)
             return quotient(state, num)
-        merged = self._merged
-        for _ in range(state[0][0]["delta"].ndim - 2):
-            merged = jax.vmap(merged)
-        return from_matrix(merged(state), self.matrix(leaf.matrix))
+        return self._merged(state)
 
     def heterogeneity(self, logs: Any) -> Array:
         """gamma, or the variance alone, from the pooled log energies; 0 of one."""

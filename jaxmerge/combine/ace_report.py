@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree
 
 from jaxmerge._leaf import arithmetic_dtype
 from jaxmerge._matrices import Matrices
+from jaxmerge._parts import Parts
 from jaxmerge._trees import named_leaves
 from jaxmerge._types import Leaf, MatrixSpec, pytree
 from jaxmerge.combine.ace import AdaptiveCovariance, raised
@@ -61,7 +62,8 @@ def ace_diagnostics(
       matrices: which leaves are matrices; the default rule if None.
 
     Returns:
-      By the names of the leaves that are matrices.
+      By the names of the leaves that are matrices; of a leaf that holds several,
+      `NAME[i]`.
 
     Raises:
       ValueError: if there is no delta, or their leaves differ.
@@ -85,17 +87,24 @@ def ace_diagnostics(
         spec = matrices.spec(name, jnp.shape(first))
         if spec is not None and jnp.issubdtype(first.dtype, jnp.floating):
             dtype = arithmetic_dtype(first.dtype)
-            layers[name] = _layer(
-                combine, [jnp.asarray(tree[name]).astype(dtype) for tree in trees], spec
-            )
+            parts = Parts(spec, jnp.shape(first))
+            parts.check(name)
+            wide = [jnp.asarray(tree[name]).astype(dtype) for tree in trees]
+            stacks = zip(*(parts.of(delta) for delta in wide), strict=True)
+            found = [
+                _layer(combine, [stack[i] for stack in stacked])
+                for stacked in stacks
+                for i in range(stacked[0].shape[0])
+            ]
+            several = len(found) > 1
+            for i, layer in enumerate(found):
+                layers[f"{name}[{i}]" if several else name] = layer
     return layers
 
 
-def _layer(
-    combine: AdaptiveCovariance, deltas: list[Any], spec: MatrixSpec
-) -> AceLayer:
+def _layer(combine: AdaptiveCovariance, deltas: list[Any]) -> AceLayer:
     one = jnp.ones((), deltas[0].dtype)
-    states = [combine.lift(delta, one, Leaf(matrix=spec)) for delta in deltas]
+    states = [combine.lift(delta, one, Leaf(matrix=MatrixSpec())) for delta in deltas]
     state = states[0]
     for other in states[1:]:
         state = combine.join(state, other)

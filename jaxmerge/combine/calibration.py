@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate, safe_divide
 from jaxmerge._types import Coef, Leaf, coefficient, pytree
-from jaxmerge.combine.decompositions import from_matrix, thin_svd, to_matrix, whole
+from jaxmerge.combine.decompositions import thin_svd, whole
 
 
 @pytree
@@ -41,6 +41,13 @@ class Decomposed:
     def normalize_weights(self) -> bool:
         return getattr(self.combine, "normalize_weights", False)
 
+    @property
+    def needs(self) -> str | None:
+        return getattr(self.combine, "needs", None)
+
+    def side_shape(self, shape: tuple[int, ...], matrix: Any) -> Any:
+        return self.combine.side_shape(shape, matrix)
+
     def check_experts(self, num: int) -> None:
         if hasattr(self.combine, "check_experts"):
             self.combine.check_experts(num)
@@ -62,7 +69,7 @@ class Decomposed:
             merged = jnp.asarray(self.scale).astype(merged.dtype) * merged
         if leaf.matrix is None:
             return merged
-        return thin_svd(whole(to_matrix(merged, leaf.matrix)))
+        return thin_svd(whole(merged))
 
 
 @pytree
@@ -95,7 +102,7 @@ class SingularValueCalibration:
             return jnp.zeros((), delta.dtype)
         u, s, v = leaf.stats
         highest = jax.lax.Precision.HIGHEST
-        matrix = whole(to_matrix(delta, leaf.matrix))
+        matrix = whole(delta)
         rows = jnp.matmul(jnp.swapaxes(u, -1, -2), matrix, precision=highest)
         along = s * jnp.sum(rows * jnp.swapaxes(v, -1, -2), axis=-1)
         share = safe_divide(along, jnp.sum(rows * rows, axis=-1))
@@ -112,5 +119,4 @@ class SingularValueCalibration:
         u, s, v = leaf.stats
         num = jnp.asarray(leaf.num_experts).astype(s.dtype)
         values = s * safe_divide(jnp.broadcast_to(num, state.shape), state)
-        merged = (u * values[..., None, :]) @ jnp.swapaxes(v, -1, -2)
-        return from_matrix(merged, leaf.matrix)
+        return (u * values[..., None, :]) @ jnp.swapaxes(v, -1, -2)

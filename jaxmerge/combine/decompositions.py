@@ -7,18 +7,6 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from jaxmerge._types import MatrixSpec
-
-
-def to_matrix(x: Array, spec: MatrixSpec) -> Array:
-    """Moves a leaf's output and input axes last: `[..., out, in]`."""
-    return jnp.moveaxis(x, (spec.out, spec.in_), (-2, -1))
-
-
-def from_matrix(x: Array, spec: MatrixSpec) -> Array:
-    """The inverse of `to_matrix`."""
-    return jnp.moveaxis(x, (-2, -1), (spec.out, spec.in_))
-
 
 def whole(matrix: Array) -> Array:
     """The matrix on every device: an SVD cannot be computed from its parts.

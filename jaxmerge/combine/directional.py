@@ -8,10 +8,8 @@ from jaxmerge import ranks
 from jaxmerge._arithmetic import accumulate, product, quotient, safe_divide
 from jaxmerge._types import Leaf, State, pytree, static
 from jaxmerge.combine.decompositions import (
-    from_matrix,
     polar,
     thin_svd,
-    to_matrix,
     whole,
 )
 from jaxmerge.combine.singular_vectors import directions_each
@@ -99,7 +97,7 @@ class DirectionalConsensus:
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> State:
         if leaf.matrix is None:
             return product(weight, delta), weight
-        u, s, v = thin_svd(whole(to_matrix(product(weight, delta), leaf.matrix)))
+        u, s, v = thin_svd(whole(product(weight, delta)))
         rank = s.shape[-1]
         k = directions_each(rank, leaf.slots, "paper")
         k = k if self.rank is None else min(self.rank, rank)
@@ -119,8 +117,7 @@ class DirectionalConsensus:
         columns = jnp.einsum(
             "...imk,...klm->...iml", left.reshape(split), blocks, precision=_HIGHEST
         ).reshape(left.shape)
-        merged = jnp.matmul(columns, jnp.swapaxes(right, -1, -2), precision=_HIGHEST)
-        return from_matrix(merged, leaf.matrix)
+        return jnp.matmul(columns, jnp.swapaxes(right, -1, -2), precision=_HIGHEST)
 
     def _elected(self, left: Array, right: Array, parts: State) -> Array:
         """The mean of those that agree, on the blocks of the diagonal."""

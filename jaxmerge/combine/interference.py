@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate, product, quotient, safe_divide
 from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
-from jaxmerge.combine.decompositions import from_matrix, to_matrix, whole
+from jaxmerge.combine.decompositions import whole
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -43,14 +43,15 @@ class _Sums:
     weight: Any
 
 
-def _lift(delta: Array, weight: Array, leaf: Leaf) -> _Sums:
+def _lift(delta: Array, weight: Array, leaf: Leaf, *, by_energy: bool = True) -> _Sums:
     """One expert's part; what is no matrix has a total only."""
     weighted = product(weight, delta)
     if leaf.matrix is None:
         return _Sums(None, None, weighted, weight)
-    matrix = whole(to_matrix(weighted, leaf.matrix))
+    matrix = whole(weighted)
     square = jnp.sum(matrix * matrix, axis=(-2, -1), keepdims=True)
     share = safe_divide(jnp.ones_like(square), square)
+    share = share if by_energy else jnp.ones_like(square)
     kernel = share * _times(_transposed(matrix), matrix)
     return _Sums(kernel, _times(matrix, kernel), matrix, weight)
 
@@ -73,11 +74,12 @@ def _filter(values: Array, time: Array, rank: str, share: float) -> _Filter:
     some = values > 0
     safe = jnp.where(some, values, 1.0)
     zero = jnp.zeros_like(values)
-    if rank == "participation":
+    if rank in ("participation", "all"):
         roots = jnp.sum(jnp.sqrt(values), axis=-1, keepdims=True)
         total = jnp.sum(values, axis=-1, keepdims=True)
         kept = some & (position < jnp.ceil(safe_divide(roots**2, total)))
         one = jnp.ones_like(values)
+        kept = some if rank == "all" else kept
         parts = (one, 1 / safe, zero, -1 / safe**2, zero, zero)
     else:
         kept = position < math.ceil(share * size)
@@ -111,7 +113,8 @@ def filters(kernel: Array, time: Array, rank: str, share: float) -> tuple[Array,
     Args:
       kernel: C, symmetric, `[..., in, in]`.
       time: t, a scalar.
-      rank: `"share"` or `"participation"`.
+      rank: `"share"`, `"participation"`, or `"all"`: every direction that is not
+        rounding, so that `f / lambda` is the pseudo-inverse.
       share: of directions kept.
     """
     values, vectors = _eigen(kernel)
@@ -191,7 +194,7 @@ class WudiDescent:
         zero = jnp.zeros_like(start)
         counts = jnp.arange(1, self.steps + 1)
         (merged, _, _), _ = jax.lax.scan(step, (start, zero, zero), counts)
-        return from_matrix(merged, leaf.matrix)
+        return merged
 
 
 @pytree
@@ -207,8 +210,10 @@ class WudiFilter:
     Attributes:
       time: t. With `"participation"` it does not matter: f is 1 in what is kept.
       rank: `"share"`: the leading `ceil(share n)` of n directions are kept;
-        `"participation"` (ASWUDI): `ceil((sum sqrt lambda)^2 / sum lambda)`.
+        `"participation"` (ASWUDI): `ceil((sum sqrt lambda)^2 / sum lambda)`; `"all"`:
+        those that are not rounding, the exact minimiser `D pinv(C)`.
       share: of directions kept, in (0, 1].
+      by_energy: whether tasks count by `1 / |d_t|^2`, as in WUDI, or alike (ACTMat).
 
     References:
       SWUDI-Merging, 2026 (arXiv 2606.07289). That gradient flow is this filter is
@@ -219,11 +224,12 @@ class WudiFilter:
     time: Coef = coefficient(default=300.0)
     rank: str = static(default="share")
     share: float = static(default=0.65)
+    by_energy: bool = static(default=True)
     frame: str = static(default="delta")
     uses_shape = True
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> _Sums:
-        return _lift(delta, weight, leaf)
+        return _lift(delta, weight, leaf, by_energy=self.by_energy)
 
     def join(self, a: _Sums, b: _Sums) -> _Sums:
         return accumulate(a, b)
@@ -234,5 +240,4 @@ class WudiFilter:
         time = jnp.asarray(self.time).astype(state.total.dtype)
         passed, solved = filters(state.kernel, time, self.rank, self.share)
         total = state.total
-        merged = total - _times(total, passed) + _times(state.target, solved)
-        return from_matrix(merged, leaf.matrix)
+        return total - _times(total, passed) + _times(state.target, solved)

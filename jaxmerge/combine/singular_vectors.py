@@ -8,10 +8,8 @@ from jaxtyping import Array
 from jaxmerge._arithmetic import accumulate, product, quotient
 from jaxmerge._types import Leaf, pytree, static
 from jaxmerge.combine.decompositions import (
-    from_matrix,
     polar,
     thin_svd,
-    to_matrix,
     whole,
 )
 from jaxmerge.combine.spectral import side_by_side
@@ -52,7 +50,7 @@ class TaskSingularVectors:
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         if leaf.matrix is None:
             return product(weight, delta), weight
-        u, s, v = thin_svd(whole(to_matrix(product(weight, delta), leaf.matrix)))
+        u, s, v = thin_svd(whole(product(weight, delta)))
         k = directions_each(s.shape[-1], leaf.slots, self.compat)
         parts = u[..., :k], s[..., :k], v[..., :k]
         return tuple(into_slot(x, leaf) for x in parts)
@@ -66,4 +64,4 @@ class TaskSingularVectors:
         u, s, v = state
         left, right = polar(side_by_side(u)), polar(side_by_side(v))
         values = side_by_side(s[..., None, :])
-        return from_matrix((left * values) @ jnp.swapaxes(right, -1, -2), leaf.matrix)
+        return (left * values) @ jnp.swapaxes(right, -1, -2)

@@ -8,10 +8,8 @@ from jaxtyping import Array
 from jaxmerge._arithmetic import accumulate, product, quotient
 from jaxmerge._types import Leaf, pytree, static
 from jaxmerge.combine.decompositions import (
-    from_matrix,
     polar,
     thin_svd,
-    to_matrix,
     whole,
 )
 from jaxmerge.combine.sphere import into_slot
@@ -47,12 +45,11 @@ class Isotropic:
         total, weight = state
         if leaf.matrix is None:
             return quotient(total, weight)
-        matrix = whole(to_matrix(total, leaf.matrix))
+        matrix = whole(total)
         factor = polar(matrix)
         # The sum of the singular values is <polar, matrix>.
         nuclear = jnp.sum(factor * matrix, axis=(-2, -1), keepdims=True)
-        flat = (nuclear / min(matrix.shape[-2:])) * factor
-        return from_matrix(flat, leaf.matrix)
+        return (nuclear / min(matrix.shape[-2:])) * factor
 
 
 @pytree
@@ -83,7 +80,7 @@ class CommonSpace:
         total, weight = state
         if leaf.matrix is None:
             return quotient(total, weight)
-        u, s, v = thin_svd(whole(to_matrix(total, leaf.matrix)))
+        u, s, v = thin_svd(whole(total))
         slots = leaf.slots or 1
         kept = s.shape[-1] - slots * _own(self.common, s.shape[-1], slots)
         return u[..., :kept], s[..., :kept], v[..., :kept]
@@ -121,7 +118,7 @@ class IsotropicSubspaces:
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         if leaf.matrix is None:
             return jnp.zeros_like(delta)
-        matrix = whole(to_matrix(product(weight, delta), leaf.matrix))
+        matrix = whole(product(weight, delta))
         basis, _, _ = leaf.stats
         rest = matrix - basis @ (jnp.swapaxes(basis, -1, -2) @ matrix)
         u, s, v = thin_svd(rest)
@@ -141,7 +138,7 @@ class IsotropicSubspaces:
         num = s.shape[-1] + own_s.shape[0] * own_s.shape[-1]
         total = jnp.sum(s, axis=-1) + jnp.sum(own_s, axis=(0, -1))
         flat = polar(left) @ jnp.swapaxes(polar(right), -1, -2)
-        return from_matrix((total / num)[..., None, None] * flat, leaf.matrix)
+        return (total / num)[..., None, None] * flat
 
 
 def side_by_side(slots: Array) -> Array:

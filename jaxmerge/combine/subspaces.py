@@ -8,11 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate
-from jaxmerge._types import Leaf, MatrixSpec, State, pytree, static
+from jaxmerge._types import Leaf, State, pytree, static
 from jaxmerge.combine.decompositions import (
-    from_matrix,
     thin_svd,
-    to_matrix,
     whole,
 )
 
@@ -126,7 +124,7 @@ class SharedBasis:
         del weight
         if leaf.matrix is None:
             return jnp.zeros((), delta.dtype)
-        matrix = whole(to_matrix(delta, leaf.matrix))
+        matrix = whole(delta)
         return _times(matrix, _transposed(matrix))
 
     def join(self, a: State, b: State) -> State:
@@ -241,7 +239,7 @@ class InSubspace:
         transforms = self.transforms
         if coordinates is not None and leaf.matrix is not None:
             size = delta.size
-            delta = coordinates.of(whole(to_matrix(delta, leaf.matrix)))
+            delta = coordinates.of(whole(delta))
             entries = coordinates.entries(delta)
             transforms = [_counting(stage, entries, size) for stage in transforms]
         leaf = _inner(leaf)
@@ -260,13 +258,12 @@ class InSubspace:
             return coordinates, merged
         if coordinates is None or leaf.matrix is None:
             return merged
-        return from_matrix(coordinates.back(merged), leaf.matrix)
+        return coordinates.back(merged)
 
 
 def _inner(leaf: Leaf) -> Leaf:
-    """What the inner pass is told: a matrix `[..., out, in]`, its own statistics."""
-    spec = None if leaf.matrix is None else MatrixSpec(batch=leaf.matrix.batch)
-    return dataclasses.replace(leaf, base=None, stats=leaf.stats[1], matrix=spec)
+    """What the inner pass is told: its own statistics, no base."""
+    return dataclasses.replace(leaf, base=None, stats=leaf.stats[1])
 
 
 def _counting(transform: Any, entries: Array, size: int) -> Any:

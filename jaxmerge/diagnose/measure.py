@@ -214,7 +214,8 @@ def measure(
         share = _SAMPLES / max(sum(tensors.sizes.values()), 1)
         sums = []
         for tensor in tensors:
-            spectra = rule.spec(tensor.name, tensor.shape) is not None
+            spec = rule.spec(tensor.name, tensor.shape)
+            spectra = spec is not None and len(tensor.shape) == 2
             one = sums_of(tensor, num, key=key, share=share, spectra=spectra)
             if one.matrix is not None:  # the products are as large as all else together
                 found = matrix_measures(one.name, one.matrix, one.gram, flips)

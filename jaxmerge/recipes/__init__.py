@@ -21,6 +21,7 @@ from jaxmerge.recipes.consensus import (
     magmax as magmax,
     ties as ties,
 )
+from jaxmerge.recipes.fisher import fisher as fisher
 from jaxmerge.recipes.geometric import (
     karcher as karcher,
     model_stock as model_stock,
@@ -31,7 +32,12 @@ from jaxmerge.recipes.geometric import (
 )
 from jaxmerge.recipes.heavy_tailed import rht as rht
 from jaxmerge.recipes.interference import swudi as swudi, wudi as wudi
-from jaxmerge.recipes.regression import ace as ace
+from jaxmerge.recipes.regression import (
+    ace as ace,
+    actmat as actmat,
+    lot as lot,
+    regmean as regmean,
+)
 from jaxmerge.recipes.sparsified import (
     breadcrumbs as breadcrumbs,
     della as della,

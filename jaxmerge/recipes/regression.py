@@ -1,11 +1,108 @@
-"""Closed forms of regressions on the inputs of each layer: ACE-Merging."""
+"""Closed forms of regressions on layers' inputs: RegMean, LOT, ACE, ACTMat."""
 
-from jaxmerge._checks import check_values
+import jax
+import numpy as np
+
+from jaxmerge._checks import check_values, is_concrete
+from jaxmerge._matrices import Matrices
 from jaxmerge._types import Coef
-from jaxmerge.combine import AdaptiveCovariance
+from jaxmerge.combine import AdaptiveCovariance, GramMean, WudiFilter
 from jaxmerge.merger import Merger
 from jaxmerge.recipes.choices import check_choice
 from jaxmerge.transforms._domains import check_each
+
+
+def regmean(
+    *, off_diagonal: Coef = 0.9, weights: Coef = None, scale: Coef = None
+) -> Merger:
+    r"""RegMean: the matrix whose outputs on all experts' inputs are closest to theirs.
+
+        merged = theta_0 + (sum_t w_t d_t G_t) inv(sum_t w_t G_t),    G_t = X_t^T X_t
+
+    It needs `gram` statistics: for each matrix `[out, in]` the Gram matrix `[in, in]`
+    of its inputs, summed or averaged over examples; a sum lets an expert with more
+    examples count more. Leaves without any get the weighted mean, as in the authors'
+    code. One reading of experts and statistics.
+
+    Args:
+      off_diagonal: what multiplies the Gram matrices' off-diagonal entries, in [0, 1];
+        the paper's is 0.9, FusionBench's 0.95. At 1 the pseudo-inverse is taken.
+      weights: w, 1 each if None.
+      scale: what multiplies the merged delta; 1 in the paper.
+
+    Raises:
+      ValueError: if a number is out of range.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxmerge import merge_leaves
+    >>> base, experts = {"w": jnp.zeros((1, 2))}, [{"w": jnp.ones((1, 2))}] * 2
+    >>> experts[1] = {"w": jnp.full((1, 2), 3.0)}
+    >>> seen = [{"w": jnp.diag(jnp.array([1.0, 3.0]))}, {"w": jnp.eye(2)}]
+    >>> merged = merge_leaves(regmean(), base, experts, statistics=seen)
+    >>> merged["w"].tolist()
+    [[2.0, 1.5]]
+
+    References:
+      Jin et al., Dataless Knowledge Fusion by Merging Weights of Language Models, 2023,
+      eq. 2.
+    """
+    check_each(off_diagonal, "off_diagonal", lambda x: (x >= 0) & (x <= 1), "in [0, 1]")
+    below = all(
+        is_concrete(x) and np.all(np.asarray(x) < 1)
+        for x in jax.tree.leaves(off_diagonal)
+    )
+    solver = "cholesky" if below else "pinv"
+    combine = GramMean(off_diagonal, solver)
+    return Merger(combine=combine, weights=weights, scale=scale)
+
+
+def lot(*, weights: Coef = None, scale: Coef = None) -> Merger:
+    r"""LOT: the deltas' outputs matched layer by layer on a few exemplars.
+
+        matrices   sum_t w_t d_t G_t pinv(sum_t w_t G_t)
+        gains      sum_t w_t g_t d_t / sum_t w_t g_t,    g_t = mean square of the inputs
+        others     the weighted mean
+
+    It needs `gram` statistics: of matrices as `regmean` does, of gains (vectors that
+    multiply normalised inputs) the diagonal, of the vector's shape. On matrices it is
+    RegMean without shrinking.
+
+    Args:
+      weights: w, 1 each if None.
+      scale: what multiplies the merged delta; 1 in the paper.
+
+    References:
+      Sun et al., Towards Minimizing Feature Drift in Model Merging: Layer-wise Task
+      Vector Fusion for Adaptive Knowledge Integration, 2025.
+    """
+    combine = GramMean(1.0, "pinv", vectors=True)
+    return Merger(combine=combine, weights=weights, scale=scale)
+
+
+def actmat(*, weights: Coef = None, scale: Coef = None) -> Merger:
+    r"""ACTMat: RegMean with each delta's own Gram matrix in place of its inputs'.
+
+        merged = theta_0 + (sum_t w_t d_t d_t^T d_t) pinv(sum_t w_t d_t^T d_t)
+
+    No data: the rows of a delta are combinations of the inputs that made it. It is the
+    exact minimiser of WUDI's loss where tasks count alike. Leaves that are no matrices
+    get the weighted mean. Deltas of low rank do not interfere as long as their row
+    spaces are independent.
+
+    Args:
+      weights: w, at least 0, 1 each if None.
+      scale: what multiplies the merged delta; 1 in the paper.
+
+    Raises:
+      ValueError: if a weight is negative.
+
+    References:
+      ACTMat, 2026 (arXiv 2604.01329).
+    """
+    if weights is not None:
+        check_each(weights, "weights", lambda x: x >= 0, "numbers of at least 0")
+    combine = WudiFilter(1.0, "all", 1.0, by_energy=False)
+    return Merger(combine=combine, weights=weights, scale=scale)
 
 
 def ace(
@@ -52,8 +149,9 @@ def ace(
       gate: `"paper"`, which depends on the deltas' units, or `"scale_free"`: on where
         `Var_t(log |d_t|^2) > tau`.
       restore_mean: whether the mean of the mean rows is added.
-      in_axis: the input's axis: `"matrix"` (as the merger's `matrices` say, `[out,
-        in]`), `"last"`, or `"first"` for kernels `[in, out]`, as Flax and GPT-2 have.
+      in_axis: the input's axis: `"matrix"` (as the merger's `matrices` say by name),
+        `"last"` (`[out, in]`, and the authors' code for any layout), or `"first"` for
+        `[in, out]`, as Flax and GPT-2 have.
       scale: alpha; the paper's is 1.
 
     Raises:
@@ -92,6 +190,6 @@ def ace(
         spectral=spectral,
         gate=gate,
         restore_mean=restore_mean,
-        in_axis=in_axis,
     )
-    return Merger(combine=combine, scale=scale)
+    layout = {"matrix": "named", "last": "out_in", "first": "in_out"}[in_axis]
+    return Merger(combine=combine, scale=scale, matrices=Matrices(layout=layout))

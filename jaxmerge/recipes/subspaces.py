@@ -159,6 +159,10 @@ def in_subspace(merger: Merger, basis: Any, name: str) -> Merger:
         ("factors in place of deltas", merger.space == "factors"),
         ("deltas that are rounded", merger.rounding != "none"),
         (
+            "statistics, which are of the whole space",
+            any(getattr(combine, "needs", None) for combine in merger.passes),
+        ),
+        (
             "a threshold over the whole model",
             any(getattr(stage, "survey_rounds", 0) for stage in stages),
         ),

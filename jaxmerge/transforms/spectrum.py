@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxmerge._types import Coef, Leaf, coefficient, pytree
-from jaxmerge.combine.decompositions import from_matrix, thin_svd, to_matrix, whole
+from jaxmerge.combine.decompositions import thin_svd, whole
 
 
 @pytree
@@ -31,12 +31,11 @@ class BoostSpectrum:
     def __call__(self, delta: Array, leaf: Leaf) -> Array:
         if leaf.matrix is None:
             return delta
-        u, s, v = thin_svd(whole(to_matrix(delta, leaf.matrix)))
+        u, s, v = thin_svd(whole(delta))
         share = jnp.asarray(self.share).astype(s.dtype)
         reached = jnp.cumsum(s, axis=-1) >= share * jnp.sum(s, axis=-1, keepdims=True)
         first = jnp.argmax(reached, axis=-1, keepdims=True)
         level = jnp.take_along_axis(s, first, axis=-1)
         # Vectors of rounding are zero, so that raising their values does nothing.
         values = jnp.maximum(s, level)
-        merged = (u * values[..., None, :]) @ jnp.swapaxes(v, -1, -2)
-        return from_matrix(merged, leaf.matrix)
+        return (u * values[..., None, :]) @ jnp.swapaxes(v, -1, -2)
