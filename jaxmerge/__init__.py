@@ -65,6 +65,7 @@ from jaxmerge.recipes import (
     lot as lot,
     magmax as magmax,
     magnitude_prune as magnitude_prune,
+    metagpt as metagpt,
     model_stock as model_stock,
     multislerp as multislerp,
     nearswap as nearswap,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmerge._checks import is_concrete
+from jaxmerge._survey import compares
 
 
 def checked(members: Any, num: int, merger: Any) -> Any:
@@ -45,6 +46,13 @@ def _check_merger(merger: Any) -> None:
             "members was given to a merger with a model for each task; merge the "
             "members alone: merger(base, [experts[t] for t in chosen], ids=chosen)"
         )
+    for transform in merger.transforms:
+        if compares(transform):
+            raise ValueError(
+                f"members was given to {type(transform).__name__}, which compares all "
+                "the experts before the merge; merge the members alone: "
+                "merger(base, [experts[t] for t in chosen], ids=chosen)"
+            )
     for combine in merger.passes:
         if getattr(combine, "holds_all", False):
             raise ValueError(

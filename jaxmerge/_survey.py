@@ -8,6 +8,11 @@ inside the bin that holds the threshold.
 
     measure(delta, found) -> part       join(a, b) -> part
     conclude(total, size, found) -> found
+
+A transform that has to know the other experts' results (never their deltas) may also
+`compare` them, once, after its last round: a list in, a list out.
+
+    compare([found of each expert]) -> [found of each expert]
 """
 
 from collections.abc import Callable, Iterable
@@ -28,6 +33,11 @@ Parts = Callable[[int, tuple[Any, ...], list[Any]], Iterable[tuple[int, Any]]]
 def survey_rounds(transform: Any) -> int:
     """How many times a transform measures a model before it can run."""
     return getattr(transform, "survey_rounds", 0)
+
+
+def compares(transform: Any) -> bool:
+    """Whether what a transform does to an expert depends on the other experts."""
+    return hasattr(transform, "compare")
 
 
 def total_rounds(transforms: tuple[Any, ...]) -> int:
@@ -102,6 +112,8 @@ def survey(
                 expert.conclude(total, size, before)
                 for expert, total, before in zip(own, totals, found, strict=True)
             ]
+        if compares(transform):
+            found = transform.compare(found)
         if found[0] is None:
             surveys = (*surveys, None)
         else:

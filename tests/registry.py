@@ -23,7 +23,13 @@ import numpy as np
 
 import jaxmerge
 from jaxmerge._side import kinds_needed
-from tests.reference import entries, methods as reference, regression, spheres
+from tests.reference import (
+    agreement,
+    entries,
+    methods as reference,
+    regression,
+    spheres,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +242,21 @@ METHODS = [
         heavy=True,
     ),
     Method("magmax", J.magmax, R.magmax),
+    Method(
+        "metagpt",
+        J.metagpt,
+        agreement.metagpt,
+        agreement="close",
+        whole_model=True,
+        heavy=True,
+    ),
+    Method(
+        "metagpt_leaf",
+        lambda **k: J.metagpt(scope="leaf", **k),
+        agreement.metagpt_leaf,
+        agreement="close",
+        heavy=True,  # no, but two sums have little to get wrong
+    ),
     Method(
         "ram",
         lambda **k: J.ram(threshold=0.1, **k),

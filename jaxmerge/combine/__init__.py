@@ -44,6 +44,7 @@ from jaxmerge.combine.karcher import (
 from jaxmerge.combine.largest import LargestMagnitude as LargestMagnitude
 from jaxmerge.combine.near import ClippedDelta as ClippedDelta
 from jaxmerge.combine.regression import GramMean as GramMean
+from jaxmerge.combine.shares import NormSharedSum as NormSharedSum
 from jaxmerge.combine.singular_vectors import (
     TaskSingularVectors as TaskSingularVectors,
 )

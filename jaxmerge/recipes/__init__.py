@@ -32,6 +32,7 @@ from jaxmerge.recipes.geometric import (
 )
 from jaxmerge.recipes.heavy_tailed import rht as rht
 from jaxmerge.recipes.interference import swudi as swudi, wudi as wudi
+from jaxmerge.recipes.norms import metagpt as metagpt
 from jaxmerge.recipes.regression import (
     ace as ace,
     actmat as actmat,

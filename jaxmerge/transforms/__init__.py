@@ -21,6 +21,11 @@ from jaxmerge.transforms.outliers import (
     breadcrumbs as breadcrumbs,
 )
 from jaxmerge.transforms.rescale import ScalarControl as ScalarControl, Scale as Scale
+from jaxmerge.transforms.shares import (
+    ScaleByNormShare as ScaleByNormShare,
+    norm_shares as norm_shares,
+    scaled_norm as scaled_norm,
+)
 from jaxmerge.transforms.sparsify import (
     DropRandom as DropRandom,
     KeepLargest as KeepLargest,
