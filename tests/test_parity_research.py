@@ -14,6 +14,7 @@ import pytest
 import jaxmerge
 from jaxmerge import Leaf, _random, merge_leaves
 from jaxmerge.combine import ConsensusMask
+from tests.oracles.compare import error, merge, one_more
 from tests.oracles.fixtures import ResearchCase, adapter_cases, research_cases, under
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -30,21 +31,6 @@ def named(prefix: str):
     cases = [case for name, case in CASES.items() if name.startswith(prefix)]
     assert cases, f"nothing is recorded under {prefix!r}"
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
-
-
-def merge(merger: jaxmerge.Merger, case: ResearchCase) -> dict[str, np.ndarray]:
-    merged = merge_leaves(merger, None, case.deltas)
-    return {name: np.asarray(x) for name, x in merged.items()}
-
-
-def error(merged, expected) -> float:
-    """The largest error of a tensor, relative to the norm of the expected one."""
-    assert merged.keys() == expected.keys()
-    return max(
-        float(np.linalg.norm(np.float64(merged[k]) - expected[k]))
-        / (float(np.linalg.norm(np.float64(expected[k]))) or 1.0)
-        for k in expected
-    )
 
 
 def total(case: ResearchCase) -> dict[str, np.ndarray]:
@@ -91,15 +77,6 @@ def test_model_stock(case):
 
 
 # --- agreement -----------------------------------------------------------------------
-
-
-def one_more(density: float, size: int) -> float:
-    """The density that keeps `int(density * size) + 1` entries.
-
-    The authors and FusionBench keep what is `>=` the value of rank `n - k` counted from
-    below, which is one entry more than the k that they ask for (and than `ties` keeps).
-    """
-    return (int(density * size) + 1.5) / size
 
 
 @named("ties")

@@ -14,6 +14,7 @@ from jaxmerge.laws.designs import all_subsets
 from jaxmerge.laws.linear import linear_merge
 from jaxmerge.laws.measure import measure
 from tests.oracles import fixtures
+from tests.oracles.comparisons import ties_of_subsets
 
 TENSORS = fixtures.read_safetensors(
     fixtures.FIXTURES / "merging_eval" / "tensors.safetensors"
@@ -24,21 +25,11 @@ EXPERTS = [fixtures.under(TENSORS, f"expert/{t}") for t in range(ABOUT["num_expe
 DESIGN = all_subsets(ABOUT["num_experts"])
 
 
-def densities(mask_rate):
-    """What keeps n - k + 1 entries, k = int(n * mask_rate); all of them at k = 0."""
-    result = {}
-    for name, leaf in BASE.items():
-        dropped = max(int(leaf.size * mask_rate) - 1, 0)
-        # Half an entry more, so that rounding takes none away.
-        result[name] = min((leaf.size - dropped + 0.5) / leaf.size, 1.0)
-    return result
-
-
 def merger_of(case):
     if case["method"] == "average_merging":
         return jaxmerge.average()
     if case["method"] == "ties_merging":
-        return jaxmerge.ties(density=densities(case["mask_rate"]), scale=case["scale"])
+        return ties_of_subsets(case, BASE)
     if "scale_over_k" in case:
         return jaxmerge.task_arithmetic(scale=case["scale_over_k"], normalize=True)
     return jaxmerge.task_arithmetic(scale=case["scale"])
