@@ -187,3 +187,42 @@ def test_refusals():
         jaxmerge.swudi(share=1.5)
     with pytest.raises(ValueError, match="steps is 0"):
         jaxmerge.wudi(steps=0)
+
+
+# --- ways to a polar factor ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["qdwh", "newton_schulz"])
+@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (24, 24)])
+def test_iterations_find_the_polar_factor_of_the_svd(method, shape, rng):
+    matrix = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    factors = jax.jit(
+        lambda x: [jaxmerge.combine.polar(x, how) for how in ("svd", method)]
+    )
+    expected, found = factors(matrix * 1e-3)
+    scale = np.linalg.norm(expected)
+    assert np.linalg.norm(found - expected) < 1e-5 * scale
+    assert not np.any(factors(0 * matrix)[1])
+
+
+def test_recipes_take_any_of_them(rng):
+    deltas = [rng.standard_normal((16, 12)).astype(np.float32) for _ in range(3)]
+    for recipe in (jaxmerge.isotropic, jaxmerge.tsv_m):
+        by = {how: recipe(polar=how) for how in ("svd", "qdwh", "newton_schulz")}
+        merged = {
+            k: np.asarray(jaxmerge.merge_leaves(m, None, deltas)) for k, m in by.items()
+        }
+        for how in ("qdwh", "newton_schulz"):
+            off = np.linalg.norm(merged[how] - merged["svd"])
+            assert off < 1e-5 * np.linalg.norm(merged["svd"])
+    with pytest.raises(ValueError, match="polar is 'eigh'"):
+        jaxmerge.tsv_m(polar="eigh")
+
+
+def test_newton_schulz_has_the_derivative_of_the_polar_factor(rng):
+    matrix = jnp.asarray(rng.standard_normal((6, 4)), jnp.float32)
+    change = jnp.asarray(rng.standard_normal((6, 4)), jnp.float32)
+    slope = lambda how: jax.jvp(
+        lambda x: jaxmerge.combine.polar(x, how), (matrix,), (change,)
+    )[1]
+    np.testing.assert_allclose(slope("newton_schulz"), slope("svd"), atol=2e-4)

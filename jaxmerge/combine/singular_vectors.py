@@ -36,6 +36,7 @@ class TaskSingularVectors:
     Attributes:
       compat: `"paper"`, or `"reference"`, whose k is floor(r / T): a matrix of rank
         below T is lost.
+      polar: how the polar factors are computed; see `polar`.
 
     References:
       Gargiulo et al., Task Singular Vectors: Reducing Task Interference in Model
@@ -43,6 +44,7 @@ class TaskSingularVectors:
     """
 
     compat: str = static(default="paper")
+    polar: str = static(default="svd")
     frame: str = static(default="delta")
     uses_shape = True
     holds_all = True
@@ -62,6 +64,6 @@ class TaskSingularVectors:
         if leaf.matrix is None:
             return quotient(*state)
         u, s, v = state
-        left, right = polar(side_by_side(u)), polar(side_by_side(v))
+        left, right = (polar(side_by_side(x), self.polar) for x in (u, v))
         values = side_by_side(s[..., None, :])
         return (left * values) @ jnp.swapaxes(right, -1, -2)

@@ -26,11 +26,15 @@ class Isotropic:
     differs from the paper only for sums of low rank (a few LoRAs). Leaves that are no
     matrices get the weighted mean, as in the authors' code.
 
+    Attributes:
+      polar: how U V^T is computed; see `polar`.
+
     References:
       Marczak et al., No Task Left Behind: Isotropic Model Merging with Common and
       Task-Specific Subspaces, 2025, algorithm 1.
     """
 
+    polar: str = static(default="svd")
     frame: str = static(default="delta")
     uses_shape = True
 
@@ -46,7 +50,7 @@ class Isotropic:
         if leaf.matrix is None:
             return quotient(total, weight)
         matrix = whole(total)
-        factor = polar(matrix)
+        factor = polar(matrix, self.polar)
         # The sum of the singular values is <polar, matrix>.
         nuclear = jnp.sum(factor * matrix, axis=(-2, -1), keepdims=True)
         return (nuclear / min(matrix.shape[-2:])) * factor

@@ -8,11 +8,12 @@ from jaxmerge.combine import (
     IsotropicSubspaces,
     TaskSingularVectors,
 )
+from jaxmerge.combine.decompositions import POLAR_METHODS
 from jaxmerge.merger import Merger
 from jaxmerge.recipes.choices import check_choice
 
 
-def isotropic(*, scale: Coef = 1.0, weights: Coef = None) -> Merger:
+def isotropic(*, scale: Coef = 1.0, weights: Coef = None, polar: str = "svd") -> Merger:
     r"""Iso-C: the summed task matrix with all its singular values made equal.
 
         merged = theta_0 + scale * mean(s) * U V^T,    U diag(s) V^T = sum_t d_t
@@ -20,12 +21,19 @@ def isotropic(*, scale: Coef = 1.0, weights: Coef = None) -> Merger:
     Args:
       scale: alpha, 1 to 1.5.
       weights: w, 1 each if None.
+      polar: how U V^T is computed: `"svd"`, or for sums of full rank `"qdwh"` (no
+        derivative) or `"newton_schulz"` (matrix products only; see
+        `jaxmerge.combine.polar`).
+
+    Raises:
+      ValueError: if there is no such way.
 
     References:
       Marczak et al., No Task Left Behind: Isotropic Model Merging with Common and
       Task-Specific Subspaces, 2025, algorithm 1.
     """
-    return Merger(combine=Isotropic(), weights=weights, scale=scale)
+    check_choice(polar, POLAR_METHODS, "polar")
+    return Merger(combine=Isotropic(polar), weights=weights, scale=scale)
 
 
 def iso_cts(
@@ -60,7 +68,13 @@ def iso_cts(
     )
 
 
-def tsv_m(*, scale: Coef = 1.0, weights: Coef = None, compat: str = "paper") -> Merger:
+def tsv_m(
+    *,
+    scale: Coef = 1.0,
+    weights: Coef = None,
+    compat: str = "paper",
+    polar: str = "svd",
+) -> Merger:
     r"""TSV-M: the leading singular directions of each task, made orthogonal.
 
         merged = theta_0 + scale * polar([U_1..U_T]) diag(S_1..S_T) polar([V_1..V_T])^T
@@ -70,10 +84,16 @@ def tsv_m(*, scale: Coef = 1.0, weights: Coef = None, compat: str = "paper") -> 
       weights: w, 1 each if None.
       compat: `"paper"`, where every task keeps a direction, or `"reference"`, whose
         code keeps `floor(r / T)`, none of a matrix with fewer than T directions.
+      polar: how the polar factors are computed, as in `isotropic`.
+
+    Raises:
+      ValueError: if a choice does not exist.
 
     References:
       Gargiulo et al., Task Singular Vectors: Reducing Task Interference in Model
       Merging, 2025, section 4.2.
     """
     check_choice(compat, ("paper", "reference"), "compat")
-    return Merger(combine=TaskSingularVectors(compat), weights=weights, scale=scale)
+    check_choice(polar, POLAR_METHODS, "polar")
+    combine = TaskSingularVectors(compat, polar)
+    return Merger(combine=combine, weights=weights, scale=scale)
