@@ -1,7 +1,7 @@
 """`python -m tests.scorecard`: what each method was compared with, and the error.
 
     python -m tests.scorecard           # some minutes; writes docs/scorecard.md
-    python -m tests.scorecard ties rht  # these alone, printed
+    python -m tests.scorecard ties rht  # these, and what the page lacks; keeps the rest
 
 The table is `tests/oracles/comparisons.py`; a method of the registry that it leaves out
 is an error.
@@ -51,7 +51,7 @@ def without_comparison(
 ) -> list[str]:
     """The methods that no comparison is about."""
     compared = {c.method for c in comparisons}
-    return [name for name in methods if name not in compared]
+    return [name for name in dict.fromkeys(methods) if name not in compared]
 
 
 def strongest(comparisons: Sequence[Comparison]) -> dict[str, str]:
@@ -96,11 +96,22 @@ def page(comparisons: Sequence[Comparison], measured: Sequence[Measured]) -> str
     return "\n".join([ABOUT, *counts(comparisons), "", above, "", *table]) + "\n"
 
 
+def on_page(text: str) -> dict[str, Measured]:
+    """What a page says, by the beginning of the table's lines."""
+    found = {}
+    for told in text.splitlines():
+        if told.startswith("| `"):
+            start, error, rounding, _ = told.rsplit("|", 3)
+            found[f"{start}|"] = Measured(float(error), float(rounding.strip() or 0))
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and writes; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("methods", nargs="*", help="these alone, not written")
+    parser.add_argument("methods", nargs="*", help="measure these again; default: all")
     names = parser.parse_args(arguments).methods
-    missing = without_comparison(names or [m.name for m in METHODS], COMPARISONS)
+    missing = without_comparison([*names, *(m.name for m in METHODS)], COMPARISONS)
     if missing:
         print(
             f"scorecard: no comparison is listed for {', '.join(missing)}: add a line "
@@ -110,14 +121,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_disable_most_optimizations", True)
-    chosen = [c for c in COMPARISONS if c.method in names or not names]
+    kept = on_page(OUT.read_text()) if names and OUT.exists() else {}
     measured = []
-    for comparison in chosen:
-        measured.append(comparison.measure())
-        print(line(comparison, measured[-1]), flush=True)
-    if not names:
-        OUT.write_text(page(chosen, measured))
-        print("\n".join(["", *counts(chosen), "", f"written to {OUT}"]))
+    for comparison in COMPARISONS:
+        if comparison.method in names or row(comparison) not in kept:
+            measured.append(comparison.measure())
+            print(line(comparison, measured[-1]), flush=True)
+        else:
+            measured.append(kept[row(comparison)])
+    OUT.write_text(page(COMPARISONS, measured))
+    print("\n".join(["", *counts(COMPARISONS), "", f"written to {OUT}"]))
     return 0
 
 
