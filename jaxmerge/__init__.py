@@ -62,6 +62,7 @@ from jaxmerge.recipes import (
     isotropic as isotropic,
     karcher as karcher,
     knots as knots,
+    lines as lines,
     lot as lot,
     magmax as magmax,
     magnitude_prune as magnitude_prune,

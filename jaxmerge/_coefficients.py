@@ -21,6 +21,9 @@ import numpy as np
 from jaxmerge._trees import canonical_name
 from jaxmerge._types import Coef, pytree, static
 
+# The index of a layer in a leaf's name, as most models have it.
+LAYERS = r"(?:layers?|blocks?|h)[._](\d+)(?:\.|$)"
+
 
 def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float, np.number)) or (
@@ -88,6 +91,30 @@ class ByPattern(Named):
         return _at(self.otherwise, name)
 
 
+@pytree
+class Times(Named):
+    """The product of two coefficients, of any forms."""
+
+    first: Any
+    second: Any
+
+    def at(self, name: str) -> Any:
+        first, second = (
+            _at(_entry(coef, name, "a factor"), name)
+            for coef in (self.first, self.second)
+        )
+        return _times(first, second)
+
+
+def _times(a: Any, b: Any) -> Any:
+    several = isinstance(a, (list, tuple)), isinstance(b, (list, tuple))
+    if all(several):
+        return [x * y for x, y in zip(a, b, strict=True)]
+    if several[0]:
+        return [x * b for x in a]
+    return [a * y for y in b] if several[1] else a * b
+
+
 def _at(value: Any, name: str) -> Any:
     return value.at(name) if isinstance(value, Named) else value
 
@@ -110,7 +137,7 @@ def by_layer(
     values: Sequence[Any],
     *,
     num_layers: int,
-    pattern: str = r"(?:layers?|blocks?|h)[._](\d+)(?:\.|$)",
+    pattern: str = LAYERS,
     otherwise: Any = None,
 ) -> ByLayer:
     """A coefficient that is interpolated along the depth of the model.
@@ -173,18 +200,20 @@ def resolve(coef: Coef, name: str, num_experts: int, *, label: str) -> Any:
     """
     if coef is None:
         return None
-    if _is_terminal(coef):
-        value = coef
-    else:
-        covering = [(p, v) for p, v in _entries(coef).items() if _covers(p, name)]
-        if not covering:
-            raise ValueError(
-                f"{label} has no entry for {name}; its entries are "
-                f"{_some(_entries(coef))}"
-            )
-        value = max(covering, key=lambda entry: len(entry[0]))[1]
-    value = _at(value, name)
+    value = _at(_entry(coef, name, label), name)
     return _per_expert(value, name, num_experts, label)
+
+
+def _entry(coef: Coef, name: str, label: str) -> Any:
+    """What a tree prefix says of a leaf: its longest entry that covers it."""
+    if _is_terminal(coef):
+        return coef
+    covering = [(p, v) for p, v in _entries(coef).items() if _covers(p, name)]
+    if not covering:
+        raise ValueError(
+            f"{label} has no entry for {name}; its entries are {_some(_entries(coef))}"
+        )
+    return max(covering, key=lambda entry: len(entry[0]))[1]
 
 
 def _per_expert(value: Any, name: str, num_experts: int, label: str) -> Any:
@@ -206,9 +235,12 @@ def check_entries(coef: Coef, names: Iterable[str], *, label: str) -> None:
     Raises:
       ValueError: naming the entry and leaves that exist.
     """
+    names = list(names)
+    if isinstance(coef, Times):
+        for factor in (coef.first, coef.second):
+            check_entries(factor, names, label=label)
     if coef is None or _is_terminal(coef):
         return
-    names = list(names)
     for prefix in _entries(coef):
         if not any(_covers(prefix, name) for name in names):
             raise ValueError(

@@ -243,6 +243,17 @@ METHODS = [
     ),
     Method("magmax", J.magmax, R.magmax),
     Method(
+        "lines",
+        lambda **k: J.lines(
+            J.task_arithmetic(scale=0.5),
+            num_layers=4,
+            **{"alpha": 0.4, "beta": 0.6, **k},
+        ),
+        agreement.lines,
+        sweep=("alpha", (0.2, 0.6)),
+        heavy=True,  # no, but it is a scale
+    ),
+    Method(
         "metagpt",
         J.metagpt,
         agreement.metagpt,

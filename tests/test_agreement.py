@@ -59,3 +59,34 @@ def test_metagpt_refuses_members_only_where_experts_are_compared():
         J.metagpt()(base, experts, members=mask)
     merged = J.metagpt(scope="leaf")(base, experts, members=mask)
     assert_close(merged, experts[0])
+
+
+# --- LiNeS ---------------------------------------------------------------------------
+
+
+def test_lines_multiplies_the_scale_that_the_merger_has():
+    names = ("embed", "blocks.0.w", "blocks.1.w", "blocks.4.w")
+    ones = {name: jnp.ones(2) for name in names}
+    by_depth = {"embed": 0.1, "blocks.0.w": 0.1, "blocks.1.w": 0.3, "blocks.4.w": 0.9}
+    prefix = {"embed": 3.0, "blocks": J.by_pattern({"4": 2.0}, otherwise=1.0)}
+    for scale, factors in (
+        (None, (1, 1, 1, 1)),
+        (0.5, (0.5, 0.5, 0.5, 0.5)),
+        (prefix, (3, 1, 1, 2)),
+    ):
+        merger = J.lines(J.Merger(scale=scale), num_layers=5, alpha=0.1, beta=0.8)
+        merged = merger(None, [ones, ones])
+        for name, factor in zip(names, factors, strict=True):
+            expected = 2 * factor * by_depth[name]
+            np.testing.assert_allclose(merged[name], expected, rtol=1e-6)
+
+
+def test_lines_names_what_it_cannot_scale():
+    model = {"blocks.7.w": jnp.ones(2)}
+    scaled = lambda merger: J.lines(merger, num_layers=5, alpha=0.1, beta=0.8)
+    with pytest.raises(ValueError, match="is in layer 7"):
+        scaled(J.Merger())(None, [model])
+    with pytest.raises(ValueError, match="covers no leaf"):
+        scaled(J.Merger(scale={"blocks": 1.0, "bloks": 2.0}))(None, [model])
+    with pytest.raises(TypeError, match="lines scales a Merger"):
+        scaled("ties")

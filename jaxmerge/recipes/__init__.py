@@ -21,6 +21,7 @@ from jaxmerge.recipes.consensus import (
     magmax as magmax,
     ties as ties,
 )
+from jaxmerge.recipes.depth import lines as lines
 from jaxmerge.recipes.fisher import fisher as fisher
 from jaxmerge.recipes.geometric import (
     karcher as karcher,

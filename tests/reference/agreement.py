@@ -18,3 +18,9 @@ def metagpt(base, experts, scale=1.0):
 
 def metagpt_leaf(base, experts, scale=1.0):
     return metagpt({"": base}, [{"": x} for x in experts], scale)[""]
+
+
+def lines(base, experts, scale=0.2):
+    """Of task arithmetic, in one block; `scale` is the product of both scales."""
+    base, deltas = deltas_of(base, experts)
+    return base + scale * sum(deltas)
