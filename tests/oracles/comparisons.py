@@ -211,6 +211,7 @@ COMPARISONS = [
     own("metagpt"),
     own("metagpt_leaf"),
     own("lines"),
+    own("pcb"),
     own("lot"),
     own("actmat"),
     lora("rht", "rht", "rht", rht, kind=AUTHORS),
