@@ -150,7 +150,14 @@ def drawn(name: str, t: int, shape) -> np.ndarray:
 
 
 @methods
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        jnp.bfloat16,
+        pytest.param(jnp.float16, marks=pytest.mark.slow),
+        pytest.param(jnp.float32, marks=pytest.mark.slow),
+    ],
+)
 def test_keeps_structure_shapes_and_dtypes(method, dtype):
     base, experts = problem(method, dtype, SHAPES)
     merged = jax.eval_shape(run, method.make(), base, experts, key_of(method))
@@ -338,7 +345,7 @@ def test_same_key_same_result_and_another_key_another(method):
         method.make()(base, experts)
 
 
-@methods
+@methods_by_weight
 def test_lowers_for_cpu_cuda_and_tpu(method):
     base, experts = problem(method)
     exported = jax.export.export(compiled(method), platforms=["cpu", "cuda", "tpu"])(
