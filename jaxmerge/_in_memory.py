@@ -43,15 +43,15 @@ def jitted(function: Callable[..., Any], static: str) -> Callable[..., Any]:
 
 
 def _models(
-    experts: Any, low_rank: bool
+    experts: Any, low_rank: bool, what: str = "experts"
 ) -> tuple[list[dict[str, Any]] | None, Any, int]:
     """The experts' leaves by name: (list of dicts, None, T) or (None, stacked, T)."""
     if isinstance(experts, Stacked):
         return None, named_leaves(experts.tree), experts.num_experts
     if not isinstance(experts, Sequence):
         raise TypeError(
-            "experts has to be a sequence of models, or stack(experts); got "
-            f"{type(experts).__name__}"
+            f"{what} has to be a sequence, one entry for each expert, or stack(...) of "
+            f"one; got {type(experts).__name__}"
         )
     if not experts:
         raise ValueError("no experts were given; a merge needs at least one")
@@ -156,14 +156,14 @@ def _sides(
     """The statistics of each leaf that has some, one for each expert."""
     if statistics is None:
         return {}
-    trees, stacked, given = _models(statistics, low_rank=False)
+    trees, stacked, given = _models(statistics, False, "statistics")
     if given != num:
         raise ValueError(f"statistics of {given} experts were given for {num} experts")
     first = stacked if trees is None else trees[0]
     for t, tree in enumerate(trees or [stacked]):
         what = f"the statistics of expert {t}" if trees else "the statistics"
         _side.check_names(tree, leaves, what)
-        _checks.check_names(list(first), list(tree), what)
+        _side.check_same(first, tree, t)
     shapes = {n: _side.shape_needed(p, leaves[n].shape) for n, p in programs.items()}
     found = {}
     for name in [name for name in first if shapes.get(name) is not None]:

@@ -57,6 +57,19 @@ def check_names(names: Mapping[str, Any], leaves: Mapping[str, Any], what: str) 
             )
 
 
+def check_same(first: Mapping[str, Any], other: Mapping[str, Any], t: int) -> None:
+    """Refuses statistics of some experts that others lack."""
+    lacking = [
+        name for name in {**first, **other} if (name in first) != (name in other)
+    ]
+    if lacking:
+        who = t if lacking[0] in first else 0
+        raise ValueError(
+            f"the statistics of expert {who} have no {lacking[0]!r}, which those of "
+            "others have; all experts need a leaf's statistic, or none"
+        )
+
+
 def check_some(shapes: Mapping[str, Any], used: int, kind: str) -> None:
     """Refuses statistics that cover no leaf at all."""
     if used == 0:

@@ -194,7 +194,12 @@ def partition(rules: Mapping[str, Any], *, otherwise: Any) -> Partition:
             "choose one space for all"
         )
     for pattern in rules:
-        re.compile(pattern)
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"{pattern!r} is no regular expression: {error}"
+            ) from error
     return Partition(tuple(rules), mergers)
 
 

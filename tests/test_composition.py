@@ -133,5 +133,7 @@ def test_mergers_that_need_the_whole_model_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             partition({"mlp": merger}, otherwise=jaxmerge.average())
+    with pytest.raises(ValueError, match=r"'\(' is no regular expression: missing \)"):
+        partition({"(": jaxmerge.ties()}, otherwise=jaxmerge.average())
     with pytest.raises(TypeError, match="given function for 'otherwise'"):
         partition({}, otherwise=jaxmerge.average)

@@ -156,6 +156,11 @@ def test_mergers_say_what_they_need(models, rng):
         jaxmerge.regmean()(trees[0], trees[1:], statistics=[{}, {}])
     with pytest.raises(ValueError, match="statistics of 1 experts were given for 2"):
         jaxmerge.regmean()(trees[0], trees[1:], statistics=[grams(rng)])
+    one = grams(rng)
+    with pytest.raises(ValueError, match="expert 1 have no 'up.weight', which those"):
+        jaxmerge.regmean()(trees[0], trees[1:], statistics=[one, {}])
+    with pytest.raises(TypeError, match="statistics has to be a sequence, one entry"):
+        jaxmerge.regmean()(trees[0], trees[1:], statistics=one)
     with pytest.raises(ValueError, match="knots was given a merger with statistics"):
         jaxmerge.knots(jaxmerge.regmean())
 
