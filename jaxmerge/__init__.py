@@ -71,6 +71,7 @@ from jaxmerge.recipes import (
     multislerp as multislerp,
     nearswap as nearswap,
     nuslerp as nuslerp,
+    pcb as pcb,
     ram as ram,
     regmean as regmean,
     rht as rht,

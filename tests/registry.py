@@ -254,6 +254,15 @@ METHODS = [
         heavy=True,  # no, but it is a scale
     ),
     Method(
+        "pcb",
+        lambda **k: J.pcb(**{"ratio": 0.4, **k}),
+        lambda b, e: agreement.pcb(b, e, ratio=0.4),
+        agreement="close",
+        sweep=("ratio", (0.2, 0.6)),
+        experts=2,
+        heavy=True,
+    ),
+    Method(
         "metagpt",
         J.metagpt,
         agreement.metagpt,

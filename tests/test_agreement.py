@@ -3,8 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import jaxmerge as J
+from tests.oracles.fixtures import research_cases
 from tests.reference import agreement as reference
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -90,3 +92,67 @@ def test_lines_names_what_it_cannot_scale():
         scaled(J.Merger(scale={"blocks": 1.0, "bloks": 2.0}))(None, [model])
     with pytest.raises(TypeError, match="lines scales a Merger"):
         scaled("ties")
+
+
+# --- PCB -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [None, (0.8, 1.3, 1.0)])
+def test_pcb_with_the_weights_that_its_authors_search(weights):
+    _, deltas = trees(3)
+    merged = J.pcb(ratio=0.5, weights=weights)(None, deltas)
+    for name, x in merged.items():
+        given = [d[name] for d in deltas]
+        expected = reference.pcb(0 * given[0], given, ratio=0.5, weights=weights)
+        np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pcb_of_what_nobody_wins_is_zero():
+    """Constant tensors, opposite ones, and one with no entries."""
+    one, ramp = jnp.ones((2, 3)), jnp.arange(6.0).reshape(2, 3)
+    for deltas in ([one, one], [ramp, -ramp], [one * 0, one * 0], [one[:0], one[:0]]):
+        np.testing.assert_array_equal(J.pcb()(None, deltas), 0 * deltas[0])
+
+
+def test_pcb_of_a_hundred_experts_is_finite():
+    """exp(100) is no float32."""
+    rng = np.random.default_rng(2)
+    deltas = rng.standard_normal((100, 12)).astype(np.float32)
+    merged = J.merge_leaves(J.pcb(ratio=0.5), None, J.stack(list(deltas)))
+    expected = reference.pcb(0 * deltas[0], deltas, ratio=0.5)
+    np.testing.assert_allclose(merged, expected, rtol=1e-3, atol=1e-4)
+
+
+# --- as the authors' code has it -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return {case.name: case for case in research_cases(folder="agreement")}
+
+
+@pytest.mark.parametrize("name", ["pcb_0.05", "pcb_0.1", "pcb_0.5"])
+def test_pcb_of_a_flattened_model_is_its_authors(recorded, name):
+    case = recorded[name]
+    vectors = [ravel_pytree(delta)[0] for delta in case.deltas]
+    merger = J.pcb(ratio=case.about["ratio"], scale=1.0)
+    merged = np.asarray(J.merge_leaves(merger, None, vectors))
+    expected = np.asarray(ravel_pytree(case.expected)[0])
+    assert np.linalg.norm(merged - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", ["lines_0.5", "lines_0.75"])
+def test_lines_is_its_authors(recorded, name):
+    case = recorded[name]
+    blocks = case.about["blocks"]
+    within = lambda k: f"blocks.{blocks[k]}.{k}" if k in blocks else k
+    merger = J.lines(
+        J.task_arithmetic(scale=1.0),
+        num_layers=len(blocks),
+        alpha=case.about["alpha"],
+        beta=case.about["beta"],
+    )
+    deltas = [{within(k): x for k, x in d.items()} for d in case.deltas]
+    merged = J.merge_leaves(merger, None, deltas)
+    for k, x in case.expected.items():
+        np.testing.assert_allclose(merged[within(k)], x, rtol=1e-6, atol=1e-7)

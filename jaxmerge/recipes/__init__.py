@@ -15,6 +15,7 @@ from jaxmerge.recipes.calibrated import (
     subspace_boosting as subspace_boosting,
     svc as svc,
 )
+from jaxmerge.recipes.competition import pcb as pcb
 from jaxmerge.recipes.consensus import (
     consensus as consensus,
     emr as emr,

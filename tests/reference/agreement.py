@@ -24,3 +24,25 @@ def lines(base, experts, scale=0.2):
     """Of task arithmetic, in one block; `scale` is the product of both scales."""
     base, deltas = deltas_of(base, experts)
     return base + scale * sum(deltas)
+
+
+def _unit_range(x):
+    span = x.max() - x.min()
+    return (x - x.min()) / span if span > 0 else np.zeros_like(x)
+
+
+def pcb(base, experts, ratio=0.1, scale=1.2, weights=None):
+    """Of one tensor; the paper's are whole models flattened."""
+    base, deltas = deltas_of(base, experts)
+    weights = np.ones(len(deltas)) if weights is None else weights
+    n, above, below = base.size, np.zeros(base.shape), np.zeros(base.shape)
+    for w, d in zip(weights, deltas, strict=True):
+        ordered = np.sort(np.abs(d).ravel())
+        low, high = ordered[int(n * 1e-4)], ordered[int(n * (1 - 1e-4) - 1)]
+        a = np.clip(np.abs(d), low, high)
+        score = np.exp(len(deltas) * _unit_range(a) ** 2) * np.tanh(d * sum(deltas))
+        floor = np.sort(score.ravel())[min(int(n * (1 - ratio)), n - 1)]
+        score = _unit_range(np.maximum(score, floor))
+        above += w * score * np.sign(d) * a
+        below += score
+    return base + scale * above / np.maximum(below, 1e-12)
