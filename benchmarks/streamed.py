@@ -37,7 +37,7 @@ class _CompileTime:
             self.programs += event.endswith("backend_compile_duration")
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """The most memory that this program had resident.
 
     Linux's `ru_maxrss` begins with what the process that started this one had.
@@ -58,7 +58,7 @@ def _worker(job: dict[str, Any]) -> dict[str, Any]:
 
     jax.devices()
     started = time.time() - job["launched"]
-    peak_at_start = _peak_mib()
+    peak_at_start = peak_mib()
     compiling = _CompileTime()
     jax.monitoring.register_event_duration_secs_listener(compiling)
     recipe = next(r for r in RECIPES if r.name == job["recipe"])
@@ -73,7 +73,7 @@ def _worker(job: dict[str, Any]) -> dict[str, Any]:
     begin, cpu = time.perf_counter(), time.process_time()
     report = merge()
     first, cpu = time.perf_counter() - begin, time.process_time() - cpu
-    peak, compile_seconds, programs = _peak_mib(), compiling.seconds, compiling.programs
+    peak, compile_seconds, programs = peak_mib(), compiling.seconds, compiling.programs
     again = []
     for _ in range(job["repeats"]):
         begin = time.perf_counter()

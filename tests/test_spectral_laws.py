@@ -226,3 +226,34 @@ def test_newton_schulz_has_the_derivative_of_the_polar_factor(rng):
         lambda x: jaxmerge.combine.polar(x, how), (matrix,), (change,)
     )[1]
     np.testing.assert_allclose(slope("newton_schulz"), slope("svd"), atol=2e-4)
+
+
+@pytest.mark.parametrize("method", ["gram", "randomized"])
+@pytest.mark.parametrize("shape", [(60, 48), (48, 60)])
+def test_leading_directions_are_those_of_the_svd(method, shape, rng):
+    """Of a spectrum that falls; and what is rounding is zero."""
+    u, _, vt = np.linalg.svd(rng.standard_normal(shape), full_matrices=False)
+    matrix = jnp.asarray(u * 0.8 ** np.arange(48) @ vt, jnp.float32)
+    leading = jax.jit(
+        lambda x, how: jaxmerge.combine.leading_svd(x, 6, how), static_argnums=1
+    )
+    product = lambda parts: (parts[0] * parts[1]) @ parts[2].T
+    expected, found = leading(matrix, "svd"), leading(matrix, method)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-4)
+    off = np.linalg.norm(product(found) - product(expected))
+    assert off < 1e-4 * np.linalg.norm(product(expected))
+    low = jnp.asarray(u[:, :2] @ vt[:2], jnp.float32)
+    values = leading(low, method)[1]
+    np.testing.assert_allclose(values, [1, 1, 0, 0, 0, 0], atol=1e-3)
+
+
+@pytest.mark.parametrize("svd", ["gram", "randomized"])
+def test_task_singular_vectors_by_faster_decompositions(svd, rng):
+    fall = 0.7 ** np.arange(40)
+    deltas = [(rng.standard_normal((50, 40)) * fall).astype(np.float32) for _ in "abcd"]
+    exact = jaxmerge.merge_leaves(jaxmerge.tsv_m(), None, deltas)
+    fast = jaxmerge.merge_leaves(jaxmerge.tsv_m(svd=svd), None, deltas)
+    # The last of the ten directions is 25 times smaller than the first.
+    assert np.linalg.norm(fast - exact) < 1e-3 * np.linalg.norm(exact)
+    with pytest.raises(ValueError, match="svd is 'lanczos'"):
+        jaxmerge.tsv_m(svd="lanczos")

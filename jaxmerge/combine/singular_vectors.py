@@ -7,11 +7,8 @@ from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate, product, quotient
 from jaxmerge._types import Leaf, pytree, static
-from jaxmerge.combine.decompositions import (
-    polar,
-    thin_svd,
-    whole,
-)
+from jaxmerge.combine.decompositions import polar, whole
+from jaxmerge.combine.leading import leading_svd
 from jaxmerge.combine.spectral import side_by_side
 from jaxmerge.combine.sphere import into_slot
 
@@ -37,6 +34,7 @@ class TaskSingularVectors:
       compat: `"paper"`, or `"reference"`, whose k is floor(r / T): a matrix of rank
         below T is lost.
       polar: how the polar factors are computed; see `polar`.
+      svd: how the leading directions are computed; see `leading_svd`.
 
     References:
       Gargiulo et al., Task Singular Vectors: Reducing Task Interference in Model
@@ -45,6 +43,7 @@ class TaskSingularVectors:
 
     compat: str = static(default="paper")
     polar: str = static(default="svd")
+    svd: str = static(default="svd")
     frame: str = static(default="delta")
     uses_shape = True
     holds_all = True
@@ -52,9 +51,9 @@ class TaskSingularVectors:
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         if leaf.matrix is None:
             return product(weight, delta), weight
-        u, s, v = thin_svd(whole(product(weight, delta)))
-        k = directions_each(s.shape[-1], leaf.slots, self.compat)
-        parts = u[..., :k], s[..., :k], v[..., :k]
+        matrix = whole(product(weight, delta))
+        k = directions_each(min(matrix.shape), leaf.slots, self.compat)
+        parts = leading_svd(matrix, k, self.svd)
         return tuple(into_slot(x, leaf) for x in parts)
 
     def join(self, a: Any, b: Any) -> Any:

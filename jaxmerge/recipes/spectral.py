@@ -9,6 +9,7 @@ from jaxmerge.combine import (
     TaskSingularVectors,
 )
 from jaxmerge.combine.decompositions import POLAR_METHODS
+from jaxmerge.combine.leading import LEADING_METHODS
 from jaxmerge.merger import Merger
 from jaxmerge.recipes.choices import check_choice
 
@@ -74,6 +75,7 @@ def tsv_m(
     weights: Coef = None,
     compat: str = "paper",
     polar: str = "svd",
+    svd: str = "svd",
 ) -> Merger:
     r"""TSV-M: the leading singular directions of each task, made orthogonal.
 
@@ -85,6 +87,9 @@ def tsv_m(
       compat: `"paper"`, where every task keeps a direction, or `"reference"`, whose
         code keeps `floor(r / T)`, none of a matrix with fewer than T directions.
       polar: how the polar factors are computed, as in `isotropic`.
+      svd: how each task's directions are: `"svd"`, or faster `"gram"` (from the smaller
+        Gram matrix, no derivative at repeated singular values) or `"randomized"` (for
+        spectra that fall); see `jaxmerge.combine.leading_svd`.
 
     Raises:
       ValueError: if a choice does not exist.
@@ -95,5 +100,6 @@ def tsv_m(
     """
     check_choice(compat, ("paper", "reference"), "compat")
     check_choice(polar, POLAR_METHODS, "polar")
-    combine = TaskSingularVectors(compat, polar)
+    check_choice(svd, LEADING_METHODS, "svd")
+    combine = TaskSingularVectors(compat, polar, svd)
     return Merger(combine=combine, weights=weights, scale=scale)
