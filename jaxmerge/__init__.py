@@ -80,6 +80,7 @@ from jaxmerge.recipes import (
     subspace_boosting as subspace_boosting,
     svc as svc,
     swudi as swudi,
+    tall_masks as tall_masks,
     task_arithmetic as task_arithmetic,
     ties as ties,
     tsv_m as tsv_m,

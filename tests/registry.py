@@ -263,6 +263,14 @@ METHODS = [
         heavy=True,
     ),
     Method(
+        "tall_masks",
+        lambda **k: J.tall_masks(**{"scale": 0.5, **k}),
+        lambda b, e: agreement.tall_masks(b, e, scale=0.5),
+        agreement="close",
+        whole_model=True,
+        heavy=True,
+    ),
+    Method(
         "metagpt",
         J.metagpt,
         agreement.metagpt,

@@ -1,12 +1,15 @@
 """MetaGPT, LiNeS, PCB and TALL masks by hand, and where they degenerate."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
 import jaxmerge as J
-from tests.oracles.fixtures import research_cases
+from jaxmerge import checkpoint
+from tests.oracles.fixtures import research_cases, under
 from tests.reference import agreement as reference
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -156,3 +159,44 @@ def test_lines_is_its_authors(recorded, name):
     merged = J.merge_leaves(merger, None, deltas)
     for k, x in case.expected.items():
         np.testing.assert_allclose(merged[within(k)], x, rtol=1e-6, atol=1e-7)
+
+
+# --- TALL masks ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tall_masks_0.4", "tall_masks_1.0"])
+def test_tall_masks_are_their_authors(name):
+    (case,) = research_cases(name)
+    zero = {k: np.zeros_like(x) for k, x in case.base.items()}
+    merger = J.tall_masks(threshold=case.about["tall_mask_lambda"], scale=0.5)
+    models = J.merge_leaves(merger, zero, case.deltas)
+    for t in range(len(case.deltas)):
+        masks, kept = under(case.expected, f"mask/{t}"), 0
+        for k, x in models.params(t).items():
+            expected = 0.5 * masks[k] * sum(np.float64(d[k]) for d in case.deltas)
+            np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+            kept += np.sum(masks[k])
+        size = sum(x.size for x in zero.values())
+        np.testing.assert_allclose(models.tasks[t], kept / size, rtol=1e-6)
+
+
+def test_a_folder_of_tasks_says_how_it_is_read(tmp_path):
+    """The rule and the scale are the merger's, not the reader's."""
+    base, experts = trees()
+    files = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for file, tree in zip(files, [base, *experts], strict=True):
+        checkpoint.save(file, tree)
+    for merger in (
+        J.tall_masks(scale=0.5),
+        J.emr(),
+        dataclasses.replace(J.emr(), scale=2.0),
+    ):
+        out = tmp_path / "out"
+        inputs = {"base": files[0], "experts": files[1:]}
+        checkpoint.merge_tasks(merger, **inputs, out=out, overwrite=True)
+        models = merger(base, experts)
+        for t in range(2):
+            assert_close(checkpoint.load_task(out, files[0], t), models.params(t), 1e-6)
+    merger = J.tall_masks(scale={"a": 1.0, "b": 2.0})
+    with pytest.raises(ValueError, match="has to be one number"):
+        checkpoint.merge_tasks(merger, **inputs, out=tmp_path / "no")

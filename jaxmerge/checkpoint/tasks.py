@@ -9,6 +9,7 @@ has over the whole model, as `TASK:`. A task's model is the base plus what the t
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from jaxmerge import _checks, _leaf
 from jaxmerge._trees import expert_id
 from jaxmerge.checkpoint.errors import CheckpointError
 from jaxmerge.checkpoint.execute import Progress, execute
-from jaxmerge.checkpoint.merge import Report, provenance
+from jaxmerge.checkpoint.merge import Report, describe, provenance
 from jaxmerge.checkpoint.names import unflatten_names
 from jaxmerge.checkpoint.plan import Output, Plan
 from jaxmerge.checkpoint.planning import make_plan
@@ -31,8 +32,10 @@ from jaxmerge.checkpoint.safetensors import SafetensorsFile
 from jaxmerge.checkpoint.sink import open_sink
 from jaxmerge.checkpoint.source import PathLike, Source, enter_source, open_source
 from jaxmerge.checkpoint.tensor_info import TensorInfo
-from jaxmerge.combine import SignMasks
+from jaxmerge.combine.consensus import SignMasks, TallMasks
 from jaxmerge.merger import Merger
+
+_RULES = {rule.__name__: rule for rule in (SignMasks, TallMasks)}
 
 SHARED, TASKS = "shared.safetensors", "tasks.safetensors"
 
@@ -83,13 +86,14 @@ def merge_tasks(
 
     Raises:
       CheckpointError: as `merge` does.
-      ValueError: if the merger has one model out.
+      ValueError: if the merger has one model out, or its scale is not one number.
     """
     if merger.per_task is None:
         raise ValueError(
             "this merger has one model out; write it with checkpoint.merge"
         )
     _checks.check_key(key)
+    _check_scale(merger)
     with contextlib.ExitStack() as stack:
         opened = functools.partial(enter_source, stack)
         base_source, sources = opened(base), [opened(expert) for expert in experts]
@@ -142,6 +146,25 @@ def _number_infos(merger: Merger, num: int) -> list[TensorInfo]:
     return [TensorInfo(f"{t}:", shape, np.dtype(np.float32)) for t in range(num)]
 
 
+def _check_scale(merger: Merger) -> None:
+    if not isinstance(describe(merger.scale), (int, float, type(None))):
+        raise ValueError(
+            "the scale of a merger with several models out has to be one number, which "
+            "the folder keeps for all tensors and tasks"
+        )
+
+
+def _rule_of(merger: dict[str, Any], folder: Path) -> Any:
+    """The rule that a folder's merger has; its fields matter to the merge alone."""
+    name = (merger.get("per_task") or {"type": "SignMasks"})["type"]
+    if name not in _RULES:
+        raise CheckpointError(
+            f"{folder} was written with the rule {name}, which this version does not "
+            "know; give it as per_task="
+        )
+    return _RULES[name]()
+
+
 def load_task(
     merged: str | os.PathLike, base: PathLike, task: int, *, per_task: Any = None
 ) -> PyTree:
@@ -151,15 +174,15 @@ def load_task(
       merged: the folder that `merge_tasks` wrote.
       base: the base that it was merged with.
       task: the expert's position.
-      per_task: the rule that joins shared delta and record; `SignMasks()` if None.
+      per_task: the rule that joins shared delta and record; that of the merger which
+        the folder names if None, and `SignMasks()` if it names none.
 
     Returns:
       A tree as `load(base)` gives it, with the base's dtypes.
 
     Raises:
-      CheckpointError: if there is no such task.
+      CheckpointError: if there is no such task, or the folder's rule is unknown.
     """
-    rule = SignMasks() if per_task is None else per_task
     folder = Path(merged)
     params = {}
     with (
@@ -171,12 +194,16 @@ def load_task(
             num = sum(name.endswith(":") for name in tasks.infos)
             raise CheckpointError(f"{folder} has tasks 0 to {num - 1}, and no {task}")
         number = jnp.asarray(tasks.read(f"{task}:"))
+        merger = json.loads(shared.metadata.get("jaxmerge", "{}")).get("merger", {})
+        rule, scale = per_task or _rule_of(merger, folder), merger.get("scale")
         for name, info in source.infos.items():
             array = source.read(name)
             if name in shared.infos:
                 delta = jnp.asarray(shared.read(name))
                 record = jnp.asarray(tasks.read(f"{task}:{name}"))
                 delta = rule.apply(delta, record, number)
+                if scale is not None:
+                    delta = delta * jnp.asarray(scale, delta.dtype)
                 array = (jnp.asarray(array).astype(delta.dtype) + delta).astype(
                     info.dtype
                 )

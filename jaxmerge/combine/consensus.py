@@ -71,6 +71,11 @@ class SignElectedMean:
         return merged
 
 
+def _needed(delta: Array, total: Array, threshold: Coef) -> Array:
+    """Where a task needs the multi-task vector."""
+    return jnp.abs(delta) >= jnp.asarray(threshold) * jnp.abs(total - delta)
+
+
 @pytree
 class ConsensusMask:
     r"""The second pass of Consensus merging: keeps what enough tasks need.
@@ -97,9 +102,7 @@ class ConsensusMask:
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Array:
         del weight
-        rest = jnp.abs(leaf.stats - delta)
-        needs = jnp.abs(delta) >= jnp.asarray(self.threshold) * rest
-        return needs.astype(delta.dtype)
+        return _needed(delta, leaf.stats, self.threshold).astype(delta.dtype)
 
     def join(self, a: Array, b: Array) -> Array:
         return accumulate(a, b)
@@ -107,6 +110,47 @@ class ConsensusMask:
     def finish(self, state: Array, leaf: Leaf) -> Array:
         needed = jnp.asarray(self.min_tasks).astype(state.dtype)
         return jnp.where(state >= needed, leaf.stats, jnp.zeros_like(leaf.stats))
+
+
+@pytree
+class TallMasks:
+    r"""What TALL masks keep for each task: where it needs the multi-task vector m.
+
+        mask_t = |d_t| >= threshold * |m - d_t|
+
+    The number of a task is the share of the model's entries that its mask keeps.
+
+    Attributes:
+      threshold: lambda, at least 0; the larger, the fewer entries a mask keeps.
+
+    References:
+      Wang et al., Localizing Task Information for Improved Model Merging and
+      Compression, 2024, eq. 4.
+    """
+
+    threshold: Coef = coefficient(default=0.4)
+
+    def emit(self, delta: Array, leaf: Leaf) -> Any:
+        """Returns this tensor's mask, packed, and its entries: those kept, and all."""
+        mask = _needed(delta, leaf.stats, self.threshold)
+        kept = jnp.sum(mask.astype(delta.dtype))
+        statistic = jnp.stack([kept, jnp.asarray(mask.size, delta.dtype)])
+        return jnp.packbits(mask.reshape(-1)), statistic
+
+    def summarise(self, statistic: Array) -> Array:
+        """The share of entries kept, from the counts summed over the tensors."""
+        return safe_divide(statistic[0], statistic[1])
+
+    def apply(self, shared: Array, record: Array, task: Array) -> Array:
+        """The delta of one task from the shared one."""
+        del task
+        return _masked(shared, record)
+
+
+def _masked(shared: Array, record: Array) -> Array:
+    """A tensor where its packed mask is set, else 0."""
+    mask = jnp.unpackbits(record, count=shared.size).reshape(shared.shape)
+    return jnp.where(mask == 1, shared, jnp.zeros_like(shared))
 
 
 @pytree
@@ -171,6 +215,4 @@ class SignMasks:
 
     def apply(self, shared: Array, record: Array, task: Array) -> Array:
         """The delta of one task from the shared one."""
-        mask = jnp.unpackbits(record, count=shared.size).reshape(shared.shape)
-        kept = jnp.where(mask == 1, shared, jnp.zeros_like(shared))
-        return jnp.asarray(task).astype(shared.dtype) * kept
+        return jnp.asarray(task).astype(shared.dtype) * _masked(shared, record)

@@ -20,6 +20,7 @@ from jaxmerge.recipes.consensus import (
     consensus as consensus,
     emr as emr,
     magmax as magmax,
+    tall_masks as tall_masks,
     ties as ties,
 )
 from jaxmerge.recipes.depth import lines as lines

@@ -8,6 +8,7 @@ from jaxmerge.combine import (
     UnifiedTaskVector,
     WeightedSum,
 )
+from jaxmerge.combine.consensus import TallMasks
 from jaxmerge.merger import Merger
 from jaxmerge.recipes.choices import check_choice, elected_mean, tie_rule
 from jaxmerge.transforms import KeepLargest
@@ -98,6 +99,41 @@ def consensus(
     """
     return Merger(
         combine=(WeightedSum(), ConsensusMask(threshold, min_tasks)),
+        weights=weights,
+        scale=scale,
+    )
+
+
+def tall_masks(
+    *, threshold: Coef = 0.4, scale: Coef = 1.0, weights: Coef = None
+) -> Merger:
+    r"""TALL masks: the summed task vector, and for each task a mask of what it needs.
+
+        m = sum_t w_t d_t,    theta_t = theta_0 + scale * mask_t * m,
+        mask_t = |d_t| >= threshold * |m - d_t|
+
+    Args:
+      threshold: lambda, at least 0; the paper tunes it over 0.2, ..., 0.6 per task (a
+        sequence gives one per expert).
+      scale: multiplies every task's delta; one number.
+      weights: w, 1 each if None.
+
+    Returns:
+      A merger that returns `TaskModels`; `.params(t)` are the parameters of task t.
+
+    >>> import jax.numpy as jnp
+    >>> experts = [{"w": jnp.array([4.0, 1.0])}, {"w": jnp.array([1.0, 1.0])}]
+    >>> models = tall_masks()({"w": jnp.zeros(2)}, experts)
+    >>> [models.params(t)["w"].tolist() for t in range(2)]
+    [[5.0, 2.0], [0.0, 2.0]]
+
+    References:
+      Wang et al., Localizing Task Information for Improved Model Merging and
+      Compression, 2024, eq. 4.
+    """
+    return Merger(
+        combine=WeightedSum(),
+        per_task=TallMasks(threshold),
         weights=weights,
         scale=scale,
     )

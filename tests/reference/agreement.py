@@ -46,3 +46,17 @@ def pcb(base, experts, ratio=0.1, scale=1.2, weights=None):
         above += w * score * np.sign(d) * a
         below += score
     return base + scale * above / np.maximum(below, 1e-12)
+
+
+def tall_masks(base, experts, threshold=0.4, scale=1.0):
+    """One model for each task; `base` and `experts` are dicts of tensors."""
+    models = []
+    for own in experts:
+        model = {}
+        for k in base:
+            start, deltas = deltas_of(base[k], [x[k] for x in experts])
+            d = np.float64(own[k]) - start
+            mask = np.abs(d) >= threshold * np.abs(sum(deltas) - d)
+            model[k] = start + scale * mask * sum(deltas)
+        models.append(model)
+    return models
