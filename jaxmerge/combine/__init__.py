@@ -16,10 +16,14 @@ from jaxmerge.combine.calibration import (
     Decomposed as Decomposed,
     SingularValueCalibration as SingularValueCalibration,
 )
+from jaxmerge.combine.competition import (
+    ParameterCompetition as ParameterCompetition,
+)
 from jaxmerge.combine.consensus import (
     ConsensusMask as ConsensusMask,
     SignElectedMean as SignElectedMean,
     SignMasks as SignMasks,
+    TallMasks as TallMasks,
     UnifiedTaskVector as UnifiedTaskVector,
 )
 from jaxmerge.combine.decompositions import polar as polar, thin_svd as thin_svd
@@ -42,6 +46,7 @@ from jaxmerge.combine.karcher import (
     karcher_coefficients as karcher_coefficients,
 )
 from jaxmerge.combine.largest import LargestMagnitude as LargestMagnitude
+from jaxmerge.combine.leading import leading_svd as leading_svd
 from jaxmerge.combine.near import ClippedDelta as ClippedDelta
 from jaxmerge.combine.regression import GramMean as GramMean
 from jaxmerge.combine.shares import NormSharedSum as NormSharedSum
