@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 import jaxmerge
 from jaxmerge import merge_leaves
@@ -25,7 +26,7 @@ from tests.oracles.compare import (
 from tests.oracles.fixtures import ResearchCase
 
 MATRICES = ("square.weight", "tall.weight", "wide.weight")
-FOLDERS = ("research", "spectral", "subspaces", "ace")
+FOLDERS = ("research", "spectral", "subspaces", "ace", "agreement")
 RESEARCH = [c for folder in FOLDERS for c in fixtures.research_cases(folder=folder)]
 ADAPTERS = fixtures.adapter_cases()
 
@@ -142,6 +143,41 @@ def emr_of_the_authors(case: ResearchCase) -> Iterator[Pair]:
     for t, rescaler in enumerate(np.asarray(case.expected["rescalers"])):
         masks = fixtures.under(recorded, f"mask/{t}")
         expected = {k: rescaler * masks[k] * x for k, x in unified.items()}
+        yield Pair(arrays(models.params(t)), expected)
+
+
+def pcb_of_the_authors(case: ResearchCase) -> Iterator[Pair]:
+    """Of the whole model as one vector."""
+    vectors = [ravel_pytree(delta)[0] for delta in case.deltas]
+    restore = ravel_pytree(case.deltas[0])[1]
+    merger = jaxmerge.pcb(ratio=case.about["ratio"], scale=1.0)
+    yield Pair(arrays(restore(merge_leaves(merger, None, vectors))), case.expected)
+
+
+def lines_of_the_authors(case: ResearchCase) -> Iterator[Pair]:
+    """Of the sum of tensors that are in blocks by their names."""
+    alpha, beta, blocks = (case.about[k] for k in ("alpha", "beta", "blocks"))
+    within = lambda k: f"blocks.{blocks[k]}.{k}" if k in blocks else k
+    merger = jaxmerge.lines(
+        jaxmerge.task_arithmetic(scale=1.0),
+        num_layers=len(blocks),
+        alpha=alpha,
+        beta=beta,
+    )
+    deltas = [{within(k): x for k, x in tree.items()} for tree in case.deltas]
+    merged = arrays(merge_leaves(merger, None, deltas))
+    yield Pair({k: merged[within(k)] for k in case.expected}, case.expected)
+
+
+def tall_masks_of_the_authors(case: ResearchCase) -> Iterator[Pair]:
+    """Task models: the sum where each task's mask is."""
+    zeros = {k: np.zeros_like(x) for k, x in case.base.items()}
+    merger = jaxmerge.tall_masks(threshold=case.about["tall_mask_lambda"])
+    models: Any = merge_leaves(merger, zeros, case.deltas)
+    for t in range(len(case.deltas)):
+        masks = fixtures.under(case.expected, f"mask/{t}")
+        total = {k: sum(np.float64(d[k]) for d in case.deltas) for k in masks}
+        expected = {k: masks[k] * total[k] for k in masks}
         yield Pair(arrays(models.params(t)), expected)
 
 
