@@ -146,3 +146,23 @@ def test_gpt2_is_known_by_its_config(rng, tmp_path):
         checkpoint.merge(merger, base=folders[0], experts=folders[1:], out=out)
         found = jaxmerge.named_leaves(checkpoint.load(out))["h.0.mlp.c_fc.weight"]
         assert_close(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    "merger",
+    [
+        jaxmerge.iso_cts(),
+        jaxmerge.svc(jaxmerge.tsv_m()),
+        dataclasses.replace(
+            jaxmerge.svc(),
+            matrices=Matrices.by_pattern({"w": MatrixSpec(out=-1, in_=-2, split=3)}),
+        ),
+    ],
+    ids=["iso_cts", "svc", "split"],
+)
+def test_plans_of_several_passes_know_their_memory(merger, rng, tmp_path):
+    paths = [tmp_path / f"{i}.safetensors" for i in range(3)]
+    for path in paths:
+        checkpoint.save(path, {"w": rng.standard_normal((OUT, IN))})
+    base, *experts = (checkpoint.open_source(path) for path in paths)
+    assert checkpoint.make_plan(merger, base, experts).memory > 3 * 4 * OUT * IN

@@ -211,10 +211,13 @@ def state_bytes(output: Output) -> int:
         def lift(x: Any, position: Any, stats: Any, side: Any, i: int = i) -> Any:
             return _leaf.lift(program, i, x, x, position, ExpertKey(), stats, side=side)
 
+        def finish(state: Any, base: Any, stats: Any, i: int = i) -> Any:
+            return _leaf.finish(program, i, state, base, jnp.float32, stats)
+
         state = jax.eval_shape(lift, shape, t, stats, side)
         sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(state)]
         largest = max(largest, sum(sizes))
-        stats = shape
+        stats = jax.eval_shape(finish, state, shape, stats)
     return largest
 
 
