@@ -34,6 +34,7 @@ from jaxmerge._types import (
     MatrixSpec as MatrixSpec,
     Transform as Transform,
 )
+from jaxmerge.balance import balance_layers as balance_layers
 from jaxmerge.composition import (
     Partition as Partition,
     chain as chain,
@@ -57,6 +58,7 @@ from jaxmerge.recipes import (
     dc_merge as dc_merge,
     della as della,
     emr as emr,
+    esm as esm,
     fisher as fisher,
     iso_cts as iso_cts,
     isotropic as isotropic,

@@ -364,6 +364,14 @@ METHODS = [
         experts=2,
     ),
     Method(
+        "esm",
+        J.esm,
+        _with_statistics("gram", regression.esm),
+        agreement="spectral",
+        heavy=True,
+        experts=2,
+    ),
+    Method(
         "actmat",
         J.actmat,
         regression.actmat,

@@ -27,7 +27,8 @@ RECIPES = [
     + ("breadcrumbs", "della", "nuslerp", "multislerp", "karcher", "nearswap")
     + ("ram", "sce", "arcee_fusion")
     + ("wudi", "swudi", "svc", "subspace_boosting", "ace", "dc_merge", "knots", "rht")
-    + ("fisher", "regmean", "lot", "actmat")
+    + ("fisher", "regmean", "lot", "actmat", "esm", "metagpt", "lines", "pcb")
+    + ("tall_masks",)
 ]
 # The suite's experts are dense, and this one takes factors: see test_subspaces.py.
 OF_FACTORS = {"core_space"}

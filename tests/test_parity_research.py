@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CASES = {
     case.name: case
-    for folder in ("research", "spectral", "subspaces")
+    for folder in ("research", "spectral", "subspaces", "essential")
     for case in research_cases(folder=folder)
 }
 ROUNDING = 2e-7
@@ -376,6 +376,25 @@ def test_regmean(case):
     merger = jaxmerge.regmean(off_diagonal=case.about["reduce_non_diagonal_ratio"])
     merged = merge_leaves(merger, case.base, case.experts, statistics=case.side)
     assert error(difference(merged, case), difference(case.expected, case)) < 1e-5
+
+
+@named("esm")
+def test_essential_subspaces(case):
+    """With fewer outputs than tasks they lose the matrix; ours does not."""
+    merged = merge_leaves(jaxmerge.esm(), None, case.deltas, statistics=case.side)
+    assert not np.any(case.expected["thin.weight"])
+    assert np.any(merged["thin.weight"])
+    merged["thin.weight"] = np.zeros_like(merged["thin.weight"])
+    if case.about["balanced"]:
+        start = {k: np.zeros_like(x) for k, x in merged.items()}
+        merged = jaxmerge.balance_layers(start, merged, [r"\.weight$"])
+    assert error(merged, case.expected) < 1e-5
+
+
+def test_a_pattern_of_no_layer_is_refused():
+    tree = {"w": np.ones(2, np.float32)}
+    with pytest.raises(ValueError, match="'mlp' is found in no leaf's name"):
+        jaxmerge.balance_layers(tree, tree, ["mlp"])
 
 
 def difference(weights, case: ResearchCase) -> dict[str, np.ndarray]:

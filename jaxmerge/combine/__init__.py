@@ -32,6 +32,7 @@ from jaxmerge.combine.directions import (
     SphericalMean as SphericalMean,
     WeightedInterpolation as WeightedInterpolation,
 )
+from jaxmerge.combine.essential import EssentialSubspaces as EssentialSubspaces
 from jaxmerge.combine.fisher import FisherMean as FisherMean
 from jaxmerge.combine.fusion import (
     ImportantEntries as ImportantEntries,

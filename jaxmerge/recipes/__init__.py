@@ -24,6 +24,7 @@ from jaxmerge.recipes.consensus import (
     ties as ties,
 )
 from jaxmerge.recipes.depth import lines as lines
+from jaxmerge.recipes.essential import esm as esm
 from jaxmerge.recipes.fisher import fisher as fisher
 from jaxmerge.recipes.geometric import (
     karcher as karcher,

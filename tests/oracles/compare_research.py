@@ -26,7 +26,7 @@ from tests.oracles.compare import (
 from tests.oracles.fixtures import ResearchCase
 
 MATRICES = ("square.weight", "tall.weight", "wide.weight")
-FOLDERS = ("research", "spectral", "subspaces", "ace", "agreement")
+FOLDERS = ("research", "spectral", "subspaces", "ace", "agreement", "essential")
 RESEARCH = [c for folder in FOLDERS for c in fixtures.research_cases(folder=folder)]
 ADAPTERS = fixtures.adapter_cases()
 
@@ -167,6 +167,18 @@ def lines_of_the_authors(case: ResearchCase) -> Iterator[Pair]:
     deltas = [{within(k): x for k, x in tree.items()} for tree in case.deltas]
     merged = arrays(merge_leaves(merger, None, deltas))
     yield Pair({k: merged[within(k)] for k in case.expected}, case.expected)
+
+
+def esm_of_the_authors(case: ResearchCase) -> Iterator[Pair]:
+    """They lose the matrix that has fewer outputs than there are tasks."""
+    merged = merge_leaves(jaxmerge.esm(), None, case.deltas, statistics=case.side)
+    merged["thin.weight"] = np.zeros_like(merged["thin.weight"])
+    if case.about["balanced"]:
+        zeros = {k: np.zeros_like(x) for k, x in merged.items()}
+        merged = jaxmerge.balance_layers(zeros, merged, [r"\.weight$"])
+    kept = [k for k in case.expected if k != "thin.weight"]
+    merged = arrays(merged)
+    yield Pair({k: merged[k] for k in kept}, {k: case.expected[k] for k in kept})
 
 
 def tall_masks_of_the_authors(case: ResearchCase) -> Iterator[Pair]:

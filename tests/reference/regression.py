@@ -40,3 +40,26 @@ def actmat(base, experts):
         return base + sum(deltas) / len(deltas)
     left = sum(d @ d.T @ d for d in deltas)
     return base + left @ np.linalg.pinv(sum(d.T @ d for d in deltas))
+
+
+def esm(base, experts, grams):
+    base, deltas = deltas_of(base, experts)
+    if base.ndim != 2:
+        return base + sum(deltas) / len(deltas)
+    k = max(1, base.shape[0] // len(deltas))
+    left, right = [], []
+    for d, g in zip(deltas, grams, strict=True):
+        values, vectors = np.linalg.eigh(d @ g @ d.T)
+        values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
+        soft = (values / values.mean()) ** 0.15
+        soft = soft / soft.mean()
+        left.append(vectors * soft)
+        right.append((vectors * soft).T @ d * np.sum(d**2))
+    right = np.concatenate(right) / np.mean([np.linalg.norm(d) for d in deltas]) ** 2
+    columns = np.linalg.norm(right, axis=0)
+    right = right * (columns / columns.mean()) ** 2
+    flat = []
+    for x in (np.concatenate(left, axis=1), right):
+        u, s, vt = np.linalg.svd(x, full_matrices=False)
+        flat.append(s.mean() * u @ vt)
+    return base + 2 * flat[0] @ flat[1]
