@@ -50,8 +50,8 @@ def _models(
         return None, named_leaves(experts.tree), experts.num_experts
     if not isinstance(experts, Sequence):
         raise TypeError(
-            f"{what} has to be a sequence, one entry for each expert, or stack(...) of "
-            f"one; got {type(experts).__name__}"
+            f"{what} has to be a sequence of models, or stack({what}); got "
+            f"{type(experts).__name__}"
         )
     if not experts:
         raise ValueError("no experts were given; a merge needs at least one")

@@ -159,7 +159,7 @@ def test_mergers_say_what_they_need(models, rng):
     one = grams(rng)
     with pytest.raises(ValueError, match="expert 1 have no 'up.weight', which those"):
         jaxmerge.regmean()(trees[0], trees[1:], statistics=[one, {}])
-    with pytest.raises(TypeError, match="statistics has to be a sequence, one entry"):
+    with pytest.raises(TypeError, match="statistics has to be a sequence of models"):
         jaxmerge.regmean()(trees[0], trees[1:], statistics=one)
     with pytest.raises(ValueError, match="knots was given a merger with statistics"):
         jaxmerge.knots(jaxmerge.regmean())
