@@ -90,6 +90,10 @@ def merge(
     members: Any = None,
     statistics: Any = None,
 ) -> Any:
+    """Merges whole models, leaf by leaf; `call` runs a leaf's function.
+
+    The other arguments, the result and the errors are those of `Merger`.
+    """
     _checks.check_key(key)
     _side.check_given(merger, statistics)
     low_rank = merger.space == "product"
@@ -101,10 +105,10 @@ def merge(
     expert_ids = np.asarray([expert_id(i) for i in identities], np.uint32)
     if base is not None:
         tree, leaves = base, named_leaves(base, low_rank=low_rank)
+    elif models is None:
+        tree, leaves = experts.tree, {n: x[0] for n, x in stacked.items()}
     else:
-        tree = experts.tree if models is None else experts[0]
-        leaves = stacked if models is None else models[0]
-        leaves = {n: x[0] for n, x in leaves.items()} if models is None else leaves
+        tree, leaves = experts[0], models[0]
     _check_model(leaves, models, stacked, num)
     if not low_rank:
         _check_scales(experts)
@@ -118,11 +122,9 @@ def merge(
             )
         else:
             merged[name] = _copied(name, leaf, _leaf_experts(models, stacked, name))
+    bases = {} if base is None else leaves
     inputs = {
-        name: (
-            leaves[name] if base is not None else None,
-            _leaf_experts(models, stacked, name),
-        )
+        name: (bases.get(name), _leaf_experts(models, stacked, name))
         for name in programs
     }
     surveys = _surveys(merger, programs, inputs, key, expert_ids, call)

@@ -71,7 +71,7 @@ class Parts:
         return (
             len(self.shape) == 2
             and self._order()[1:] == ((0,), (1,))
-            and (len(self.cuts) == 1)
+            and len(self.cuts) == 1
         )
 
     def check(self, name: str) -> None:

@@ -101,7 +101,7 @@ def problem_of(kind: str | None, value: Any) -> str | None:
     if not _checks.is_concrete(value):
         return None
     x = np.asarray(value)  # NumPy: JAX would trace even constants inside a jit
-    x = x if x.dtype == np.float64 else x.astype(np.float32)
+    x = x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
     if not np.all(np.isfinite(x)):
         return "has a NaN or an infinity"
     if kind == "fisher" and np.any(x < 0):

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from jaxmerge._arithmetic import safe_divide
 from jaxmerge._leaf import arithmetic_dtype
 from jaxmerge._trees import named_leaves
+from jaxmerge.combine.sphere import safe_norm
 
 
 def balance_layers(
@@ -56,7 +57,7 @@ def balance_layers(
         for name, x in end.items()
         if kinds[name] is not None
     }
-    norms = {name: jnp.linalg.norm(d.reshape(-1)) for name, d in deltas.items()}
+    norms = {name: safe_norm(d) for name, d in deltas.items()}
     balanced = dict(end)
     for name, delta in deltas.items():
         alike = [norm for other, norm in norms.items() if kinds[other] == kinds[name]]

@@ -132,10 +132,6 @@ class Partition:
         return max(merger.num_passes for merger in self.mergers)
 
     @property
-    def post(self) -> tuple[Any, ...]:
-        return ()
-
-    @property
     def per_task(self) -> None:
         return None
 

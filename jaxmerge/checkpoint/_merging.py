@@ -191,10 +191,9 @@ class _Tensor:
         size = 1 if piece is None else group_size(self.program)
         stats = None
         for i in range(len(self.program.passes)):
-            state = None
+            state, sides = None, takes_sides(self.output, self.program.passes[i])
             for start in range(0, len(experts), size):
                 stop = start + size
-                sides = takes_sides(self.output, self.program.passes[i])
                 group, free = self.next_group(
                     experts[start:stop], in_pieces=piece is not None, sides=sides
                 )

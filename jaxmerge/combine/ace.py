@@ -9,18 +9,13 @@ from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate, quotient
 from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
-from jaxmerge.combine.decompositions import thin_svd, whole
+from jaxmerge.combine.decompositions import matmul, thin_svd, whole
 
 # Of energies and traces, as in the authors' code: an expert without a delta is defined.
 _GUARD = 1e-12
 # The least ridge, in roundings of the summed covariance's trace. Gram matrices carry
 # their rounding into directions that no delta has, and the inverse ridge enlarges it.
 _FLOOR = 16.0
-
-
-def matmul(a: Array, b: Array) -> Array:
-    """The product in full precision: accelerators would round Gram matrices away."""
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def energy(matrix: Array) -> Array:

@@ -23,8 +23,14 @@ def whole(matrix: Array) -> Array:
     return jax.sharding.reshard(matrix, replicated)
 
 
-def _transposed(x: Array) -> Array:
+def transposed(x: Array) -> Array:
+    """Each matrix with its axes exchanged."""
     return jnp.swapaxes(x, -1, -2)
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """The product in full precision: accelerators would round Gram matrices away."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _svd(matrix: Array) -> tuple[Array, Array, Array, Array]:
@@ -55,7 +61,7 @@ def thin_svd(matrix: Array) -> tuple[Array, Array, Array]:
     """
     u, s, vt, keep = _svd(matrix)
     kept = keep.astype(s.dtype)
-    return u * kept[..., None, :], s * kept, _transposed(vt) * kept[..., None, :]
+    return u * kept[..., None, :], s * kept, transposed(vt) * kept[..., None, :]
 
 
 @thin_svd.defjvp
@@ -63,7 +69,7 @@ def _thin_svd_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     (matrix,), (tangent,) = primals, tangents
     u, s, v = thin_svd(matrix)
     keep = s > 0
-    inner = _transposed(u) @ tangent @ v
+    inner = transposed(u) @ tangent @ v
     change_s = jnp.diagonal(inner, axis1=-2, axis2=-1)
     square = s**2
     gap = square[..., None, :] - square[..., :, None]
@@ -71,12 +77,12 @@ def _thin_svd_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     noise = 64 * jnp.finfo(s.dtype).eps * square[..., :1, None]
     apart = keep[..., :, None] & keep[..., None, :] & (jnp.abs(gap) > noise)
     f = jnp.where(apart, 1 / jnp.where(apart, gap, 1.0), 0.0)
-    scaled, mirrored = inner * s[..., None, :], s[..., :, None] * _transposed(inner)
+    scaled, mirrored = inner * s[..., None, :], s[..., :, None] * transposed(inner)
     turn_u = f * (scaled + mirrored)
-    turn_v = f * (s[..., :, None] * inner + _transposed(inner) * s[..., None, :])
+    turn_v = f * (s[..., :, None] * inner + transposed(inner) * s[..., None, :])
     inverse = jnp.where(keep, 1 / jnp.where(keep, s, 1.0), 0.0)[..., None, :]
     out_u = (tangent @ v - u @ inner) * inverse
-    out_v = (_transposed(tangent) @ u - v @ _transposed(inner)) * inverse
+    out_v = (transposed(tangent) @ u - v @ transposed(inner)) * inverse
     return (u, s, v), (u @ turn_u + out_u, change_s, v @ turn_v + out_v)
 
 
@@ -119,7 +125,7 @@ def polar(matrix: Array, method: str = "svd") -> Array:
     some = square > 0
     unit = matrix / jnp.sqrt(jnp.where(some, square, 1.0))
     tall = matrix.shape[-2] >= matrix.shape[-1]
-    factor = iterate(unit) if tall else _transposed(iterate(_transposed(unit)))
+    factor = iterate(unit) if tall else transposed(iterate(transposed(unit)))
     return jnp.where(some, factor, jnp.zeros_like(factor))
 
 
@@ -129,14 +135,13 @@ def _qdwh(x: Array) -> Array:
 
 def _newton_schulz(x: Array) -> Array:
     """Steps that raise small singular values fast, then steps that converge to 1."""
-    times = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     for step in range(_RAISING + _CONVERGING):
-        gram = times(_transposed(x), x)
+        gram = matmul(transposed(x), x)
         if step < _RAISING:  # Keller Jordan's coefficients, as in Muon
-            inner = -4.7750 * gram + 2.0315 * times(gram, gram)
-            x = 3.4445 * x + times(x, inner)
+            inner = -4.7750 * gram + 2.0315 * matmul(gram, gram)
+            x = 3.4445 * x + matmul(x, inner)
         else:
-            x = 1.5 * x - 0.5 * times(x, gram)
+            x = 1.5 * x - 0.5 * matmul(x, gram)
     return x
 
 
@@ -151,15 +156,15 @@ def _polar_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (matrix,), (tangent,) = primals, tangents
     u, s, vt, keep = _svd(matrix)
     kept = keep.astype(s.dtype)
-    u, v = u * kept[..., None, :], _transposed(vt) * kept[..., None, :]
-    ut, vt = _transposed(u), _transposed(v)
+    u, v = u * kept[..., None, :], transposed(vt) * kept[..., None, :]
+    ut, vt = transposed(u), transposed(v)
     factor = u @ vt
     # Within the range: U [ (U'EV - V'E'U)_ij / (s_i + s_j) ] V'. Across it: the parts
     # of E outside the left and the right range, divided by s.
     inner = ut @ tangent @ v
     both = keep[..., :, None] & keep[..., None, :]
     sums = jnp.where(both, s[..., :, None] + s[..., None, :], 1.0)
-    skew = jnp.where(both, (inner - _transposed(inner)) / sums, 0.0)
+    skew = jnp.where(both, (inner - transposed(inner)) / sums, 0.0)
     inverse = jnp.where(keep, 1 / jnp.where(keep, s, 1.0), 0.0)
     left = tangent @ v - u @ inner
     right = ut @ tangent - inner @ vt

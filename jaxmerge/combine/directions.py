@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate, product, quotient, safe_divide
 from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
-from jaxmerge.combine.sphere import into_slot, safe_norm, safe_root
+from jaxmerge.combine.sphere import along_arc, into_slot, safe_norm, safe_root
 
 # Closer than this to 1 the cosine of float32 vectors tells no angle; there the sines'
 # ratio is that of a straight line to 3e-7.
@@ -70,11 +70,7 @@ class WeightedInterpolation:
         norms = safe_root(squares[0]) * safe_root(squares[1])
         cosine = safe_divide(self._sum(first * second), norms)
         line = (jnp.abs(cosine) > 1 - _COLLINEAR) | (norms == 0)
-        angle = jnp.arccos(jnp.where(line, jnp.zeros_like(cosine), cosine))
-        sine = jnp.sin(angle)
-        a = jnp.where(line, 1 - t, jnp.sin((1 - t) * angle) / sine)
-        b = jnp.where(line, t, jnp.sin(t * angle) / sine)
-        return a * first + b * second
+        return along_arc(first, second, t, cosine, line)
 
 
 @pytree

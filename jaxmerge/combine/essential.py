@@ -8,12 +8,11 @@ from jaxtyping import Array
 from jaxmerge._arithmetic import accumulate, quotient, safe_divide
 from jaxmerge._parts import Parts
 from jaxmerge._types import Leaf, MatrixSpec, pytree, static
-from jaxmerge.combine.ace import matmul
-from jaxmerge.combine.decompositions import polar, thin_svd, whole
+from jaxmerge.combine.decompositions import matmul, polar, thin_svd, whole
 from jaxmerge.combine.regression import gram_shape
 from jaxmerge.combine.singular_vectors import TaskSingularVectors
 from jaxmerge.combine.spectral import side_by_side
-from jaxmerge.combine.sphere import into_slot
+from jaxmerge.combine.sphere import into_slot, safe_root
 
 # How eigenvalues weigh directions, and norms weigh tasks and columns.
 _SOFT, _SHARP = 0.15, 2
@@ -59,7 +58,7 @@ class EssentialSubspaces:
             return TaskSingularVectors().lift(delta, weight, leaf)
         assert leaf.slots is not None, "a combine that holds_all"
         d = whole(delta)
-        moved, values, _ = thin_svd(matmul(matmul(d, leaf.side), d.T))
+        moved, values, _ = thin_svd(matmul(matmul(d, whole(leaf.side)), d.T))
         k = max(1, d.shape[0] // leaf.slots)
         basis, values = moved[:, :k], values[:k]
         some = values > 0
@@ -81,14 +80,9 @@ class EssentialSubspaces:
             if leaf.matrix is None:
                 return quotient(*state)
             return TaskSingularVectors().finish(state, leaf)
-        energy = state["energy"]
-        some = energy > 0
-        norm = jnp.where(some, jnp.sqrt(jnp.where(some, energy, 1.0)), 0.0)
-        share = state["weight"] * _relative(norm) ** _SHARP
+        share = state["weight"] * _relative(safe_root(state["energy"])) ** _SHARP
         right = side_by_side(state["right"] * share[:, None, None])
-        square = jnp.sum(right * right, axis=-1)
-        some = square > 0
-        rows = jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
+        rows = safe_root(jnp.sum(right * right, axis=-1))
         right = right * _relative(rows)[:, None] ** _SHARP
         factors = [_flat(side_by_side(state["left"])), _flat(right)]
         return 2 * matmul(factors[0], factors[1].T)

@@ -20,17 +20,7 @@ from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate, product, quotient, safe_divide
 from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
-from jaxmerge.combine.decompositions import whole
-
-_HIGHEST = jax.lax.Precision.HIGHEST
-
-
-def _times(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=_HIGHEST)
-
-
-def _transposed(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2)
+from jaxmerge.combine.decompositions import matmul, transposed, whole
 
 
 @pytree
@@ -52,8 +42,8 @@ def _lift(delta: Array, weight: Array, leaf: Leaf, *, by_energy: bool = True) ->
     square = jnp.sum(matrix * matrix, axis=(-2, -1), keepdims=True)
     share = safe_divide(jnp.ones_like(square), square)
     share = share if by_energy else jnp.ones_like(square)
-    kernel = share * _times(_transposed(matrix), matrix)
-    return _Sums(kernel, _times(matrix, kernel), matrix, weight)
+    kernel = share * matmul(transposed(matrix), matrix)
+    return _Sums(kernel, matmul(matrix, kernel), matrix, weight)
 
 
 class _Filter(NamedTuple):
@@ -100,7 +90,7 @@ def _eigen(kernel: Array) -> tuple[Array, Array]:
 
 
 def _function(vectors: Array, weights: Array) -> Array:
-    return _times(vectors * weights[..., None, :], _transposed(vectors))
+    return matmul(vectors * weights[..., None, :], transposed(vectors))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -127,8 +117,8 @@ def _filters_jvp(rank: str, share: float, primals: Any, tangents: Any) -> Any:
     (kernel, time), (change, later) = primals, tangents
     values, vectors = _eigen(kernel)
     found = _filter(values, time, rank, share)
-    inner = _times(_times(_transposed(vectors), change), vectors)
-    inner = (inner + _transposed(inner)) / 2
+    inner = matmul(matmul(transposed(vectors), change), vectors)
+    inner = (inner + transposed(inner)) / 2
     gap = values[..., :, None] - values[..., None, :]
     close = jnp.abs(gap) <= 1e-6 * values[..., :1, None]
 
@@ -136,7 +126,7 @@ def _filters_jvp(rank: str, share: float, primals: Any, tangents: Any) -> Any:
         rise = weights[..., :, None] - weights[..., None, :]
         mean = (slopes[..., :, None] + slopes[..., None, :]) / 2
         differences = jnp.where(close, mean, rise / jnp.where(close, 1.0, gap))
-        turned = _times(_times(vectors, differences * inner), _transposed(vectors))
+        turned = matmul(matmul(vectors, differences * inner), transposed(vectors))
         return turned + _function(vectors, later * in_time)
 
     values_out = _function(vectors, found.passed), _function(vectors, found.solved)
@@ -182,7 +172,7 @@ class WudiDescent:
 
         def step(carry: Any, count: Array) -> tuple[Any, None]:
             m, first, second = carry
-            gradient = 2 * (_times(m, state.kernel) - state.target)
+            gradient = 2 * (matmul(m, state.kernel) - state.target)
             first = 0.9 * first + 0.1 * gradient
             second = 0.999 * second + 0.001 * gradient * gradient
             count = count.astype(m.dtype)
@@ -240,4 +230,4 @@ class WudiFilter:
         time = jnp.asarray(self.time).astype(state.total.dtype)
         passed, solved = filters(state.kernel, time, self.rank, self.share)
         total = state.total
-        return total - _times(total, passed) + _times(state.target, solved)
+        return total - matmul(total, passed) + matmul(state.target, solved)

@@ -4,14 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxmerge.combine.decompositions import thin_svd
+from jaxmerge.combine.decompositions import matmul, thin_svd
 
 LEADING_METHODS = ("svd", "gram", "randomized")
 _MORE, _POWERS = 16, 2  # columns of the sketch beyond k, and rounds of power iteration
-
-
-def _times(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def leading_svd(
@@ -48,8 +44,8 @@ def leading_svd(
         )
     if method == "randomized" and k + _MORE < min(matrix.shape):
         basis = _sketched_range(matrix, k + _MORE)
-        u, s, v = thin_svd(_times(basis.T, matrix))
-        return _times(basis, u[:, :k]), s[:k], v[:, :k]
+        u, s, v = thin_svd(matmul(basis.T, matrix))
+        return matmul(basis, u[:, :k]), s[:k], v[:, :k]
     if method == "gram":
         if matrix.shape[0] < matrix.shape[1]:
             v, s, u = _by_gram(matrix.T, k)
@@ -61,12 +57,12 @@ def leading_svd(
 
 def _by_gram(matrix: Array, k: int) -> tuple[Array, Array, Array]:
     """Of a tall matrix, from the eigenvectors of `matrix^T matrix`."""
-    values, vectors = jnp.linalg.eigh(_times(matrix.T, matrix))
+    values, vectors = jnp.linalg.eigh(matmul(matrix.T, matrix))
     values, v = values[::-1][:k], vectors[:, ::-1][:, :k]
     noise = jnp.finfo(values.dtype).eps * matrix.shape[1]
     keep = values > noise * values[:1]
     s = jnp.where(keep, jnp.sqrt(jnp.where(keep, values, 1.0)), 0.0)
-    u = _times(matrix, v) / jnp.where(keep, s, 1.0)
+    u = matmul(matrix, v) / jnp.where(keep, s, 1.0)
     kept = keep.astype(matrix.dtype)
     return u * kept, s, v * kept
 
@@ -75,8 +71,8 @@ def _sketched_range(matrix: Array, size: int) -> Array:
     """An orthonormal basis of about the leading left singular space."""
     shape = (matrix.shape[1], size)
     sketch = jax.random.normal(jax.random.key(0), shape, matrix.dtype)
-    basis = jnp.linalg.qr(_times(matrix, sketch))[0]
+    basis = jnp.linalg.qr(matmul(matrix, sketch))[0]
     for _ in range(_POWERS):
-        rows = jnp.linalg.qr(_times(matrix.T, basis))[0]
-        basis = jnp.linalg.qr(_times(matrix, rows))[0]
+        rows = jnp.linalg.qr(matmul(matrix.T, basis))[0]
+        basis = jnp.linalg.qr(matmul(matrix, rows))[0]
     return basis

@@ -8,8 +8,8 @@ from jaxtyping import Array
 from jaxmerge._arithmetic import accumulate, product, safe_divide
 from jaxmerge._parts import Parts
 from jaxmerge._types import Coef, Leaf, MatrixSpec, coefficient, pytree, static
-from jaxmerge.combine.ace import divide_by_spd, matmul
-from jaxmerge.combine.decompositions import whole
+from jaxmerge.combine.ace import divide_by_spd
+from jaxmerge.combine.decompositions import matmul, whole
 from jaxmerge.combine.interference import filters
 
 
@@ -82,7 +82,7 @@ class GramMean:
         if leaf.matrix is None:
             share = product(weight, leaf.side)
             return product(share, delta), share
-        gram = whole(product(weight, self._scaled(leaf.side)))
+        gram = product(weight, self._scaled(whole(leaf.side)))
         return matmul(whole(delta), gram), gram
 
     def _scaled(self, gram: Array) -> Array:

@@ -49,6 +49,17 @@ def safe_norm(x: Array) -> Array:
     return safe_root(jnp.sum(x * x))
 
 
+def along_arc(
+    first: Array, second: Array, t: Array, cosine: Array, line: Array
+) -> Array:
+    """SLERP at t of tensors with the given cosine; a straight line where `line`."""
+    angle = jnp.arccos(jnp.where(line, jnp.zeros_like(cosine), cosine))
+    sine = jnp.sin(angle)
+    a = jnp.where(line, 1 - t, jnp.sin((1 - t) * angle) / sine)
+    b = jnp.where(line, t, jnp.sin(t * angle) / sine)
+    return a * first + b * second
+
+
 @pytree
 class SphericalInterpolation:
     r"""SLERP of two tensors, each taken as one flat vector.
@@ -88,11 +99,7 @@ class SphericalInterpolation:
         norms = safe_norm(first) * safe_norm(second)
         cosine = safe_divide(jnp.sum(first * second), norms)
         close = (jnp.abs(cosine) > 0.9995) | (norms == 0)
-        angle = jnp.arccos(jnp.where(close, jnp.zeros_like(cosine), cosine))
-        sine = jnp.sin(angle)
-        a = jnp.where(close, 1 - t, jnp.sin((1 - t) * angle) / sine)
-        b = jnp.where(close, t, jnp.sin(t * angle) / sine)
-        return a * first + b * second
+        return along_arc(first, second, t, cosine, close)
 
 
 @pytree

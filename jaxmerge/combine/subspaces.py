@@ -9,20 +9,7 @@ from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate
 from jaxmerge._types import Leaf, State, pytree, static
-from jaxmerge.combine.decompositions import (
-    thin_svd,
-    whole,
-)
-
-_HIGHEST = jax.lax.Precision.HIGHEST
-
-
-def _times(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=_HIGHEST)
-
-
-def _transposed(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2)
+from jaxmerge.combine.decompositions import matmul, thin_svd, transposed, whole
 
 
 def _eigen(gram: Array) -> tuple[Array, Array]:
@@ -63,14 +50,14 @@ def _principal_basis_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     (gram,), (change,) = primals, tangents
     vectors, rank = principal_basis(gram)
     values = jnp.diagonal(
-        _times(_times(_transposed(vectors), gram), vectors), axis1=-2, axis2=-1
+        matmul(matmul(transposed(vectors), gram), vectors), axis1=-2, axis2=-1
     )
-    inner = _times(_times(_transposed(vectors), change), vectors)
+    inner = matmul(matmul(transposed(vectors), change), vectors)
     gap = values[..., None, :] - values[..., :, None]
     noise = 64 * jnp.finfo(values.dtype).eps * values[..., :1, None]
     apart = jnp.abs(gap) > noise
     turn = jnp.where(apart, inner / jnp.where(apart, gap, 1.0), 0.0)
-    return (vectors, rank), (_times(vectors, turn), jnp.zeros_like(rank))
+    return (vectors, rank), (matmul(vectors, turn), jnp.zeros_like(rank))
 
 
 @pytree
@@ -96,13 +83,13 @@ class Coordinates:
 
     def of(self, matrix: Array) -> Array:
         """`left^T matrix right`."""
-        x = _times(_transposed(self.left), matrix)
-        return x if self.right is None else _times(x, self.right)
+        x = matmul(transposed(self.left), matrix)
+        return x if self.right is None else matmul(x, self.right)
 
     def back(self, x: Array) -> Array:
         """`left x right^T`."""
-        x = _times(self.left, x)
-        return x if self.right is None else _times(x, _transposed(self.right))
+        x = matmul(self.left, x)
+        return x if self.right is None else matmul(x, transposed(self.right))
 
 
 @pytree
@@ -125,7 +112,7 @@ class SharedBasis:
         if leaf.matrix is None:
             return jnp.zeros((), delta.dtype)
         matrix = whole(delta)
-        return _times(matrix, _transposed(matrix))
+        return matmul(matrix, transposed(matrix))
 
     def join(self, a: State, b: State) -> State:
         return accumulate(a, b)
@@ -171,7 +158,7 @@ class CoreBasis:
         if leaf.matrix is None:
             return jnp.zeros((), weight.dtype)
         b, a = (jnp.asarray(x).astype(weight.dtype) for x in (pair.b, pair.a))
-        return (whole(b),), (whole(_transposed(a)),)
+        return (whole(b),), (whole(transposed(a)),)
 
     def join(self, a: State, b: State) -> State:
         if not isinstance(a, tuple):

@@ -91,9 +91,9 @@ def errors(pair: Pair) -> Iterator[Measured]:
         yield Measured(norm(merged - x) / size, digit / size)
 
 
-def error(merged: Tensors, expected: Tensors) -> float:
-    """The largest error of a tensor, relative to the norm of the expected one."""
-    return max(errors(Pair(merged, expected))).error
+def error(merged: Tensors, expected: Tensors, start: Tensors | None = None) -> float:
+    """The largest error of a tensor, relative to the norm of the expected delta."""
+    return max(errors(Pair(merged, expected, start))).error
 
 
 def arrays(merged: Any) -> Tensors:

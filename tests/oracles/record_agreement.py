@@ -14,16 +14,12 @@ import ast
 import contextlib
 import copy
 import io
-import json
-import platform
 import types
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from record_research import EXPERTS, Record, commit, flat, inputs, unflat
-from safetensors.torch import save_file
+from record_research import EXPERTS, Record, commit, flat, inputs, unflat, write
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "agreement"
 # LiNeS finds blocks by ".INDEX." in a name; what is in none of them keeps its name.
@@ -85,15 +81,7 @@ def main(sources):
     with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         record_competition(record, deltas, sources / "pcb-merging")
         record_depth(record, deltas, sources / "LiNeS")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    save_file(record.tensors, FOLDER / "tensors.safetensors")
-    versions = {p: version(p) for p in ("torch", "numpy")}
-    about = {
-        "versions": versions | {"python": platform.python_version()},
-        "num_experts": EXPERTS,
-        "cases": record.cases,
-    }
-    (FOLDER / "recorded.json").write_text(json.dumps(about, indent=1) + "\n")
+    write(record, FOLDER)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,12 @@ given inputs that have those Gram matrices. None of the oracle's code is copied.
 import argparse
 import contextlib
 import io
-import json
-import platform
 import types
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from record_agreement import functions
-from record_research import EXPERTS, Record, commit, inputs
-from safetensors.torch import save_file
+from record_research import Record, commit, inputs, write
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "essential"
 EXAMPLES = 32  # More than outputs, so that their eigenvectors are a whole basis.
@@ -76,15 +72,7 @@ def main(sources):
     record = Record()
     with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         record_esm(record, deltas, grams, sources / "ESM")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    save_file(record.tensors, FOLDER / "tensors.safetensors")
-    versions = {p: version(p) for p in ("torch", "numpy")}
-    about = {
-        "versions": versions | {"python": platform.python_version()},
-        "num_experts": EXPERTS,
-        "cases": record.cases,
-    }
-    (FOLDER / "recorded.json").write_text(json.dumps(about, indent=1) + "\n")
+    write(record, FOLDER)
 
 
 if __name__ == "__main__":

@@ -346,6 +346,19 @@ def record_dare(record, deltas, root):
         torch.bernoulli = bernoulli
 
 
+def write(record, folder):
+    """The recordings of a folder whose inputs are those of `research`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(record.tensors, folder / "tensors.safetensors")
+    versions = {p: version(p) for p in ("torch", "numpy")}
+    about = {
+        "versions": versions | {"python": platform.python_version()},
+        "num_experts": EXPERTS,
+        "cases": record.cases,
+    }
+    (folder / "recorded.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
 def main(sources):
     torch.set_num_threads(1)
     base, experts, fisher, grams = inputs()
