@@ -16,7 +16,7 @@ import numpy as np
 from jaxmerge import _leaf, _side
 from jaxmerge._leaf import ExpertKey, LeafProgram
 from jaxmerge._survey import total_rounds
-from jaxmerge._trees import LowRank
+from jaxmerge._trees import LowRank, name_hash
 from jaxmerge.checkpoint._pieces import (
     SMALL_BUFFERS,
     is_elementwise,
@@ -203,13 +203,15 @@ def state_bytes(output: Output) -> int:
         return 0
     shape = jax.ShapeDtypeStruct(output.info.shape, jnp.float32)
     t = jax.ShapeDtypeStruct((), jnp.int32)
+    # Any key will do: random mergers ask for one, and only shapes are computed.
+    key = ExpertKey(jax.random.key(0), name_hash(output.info.name), np.uint32(0))
     largest, stats = 0, None
     needed = _side.shape_needed(program, output.info.shape) if output.sides else None
     side = None if needed is None else jax.ShapeDtypeStruct(needed, jnp.float32)
     for i in range(len(program.passes)):
 
         def lift(x: Any, position: Any, stats: Any, side: Any, i: int = i) -> Any:
-            return _leaf.lift(program, i, x, x, position, ExpertKey(), stats, side=side)
+            return _leaf.lift(program, i, x, x, position, key, stats, side=side)
 
         def finish(state: Any, base: Any, stats: Any, i: int = i) -> Any:
             return _leaf.finish(program, i, state, base, jnp.float32, stats)

@@ -504,6 +504,15 @@ def test_a_dry_run_shows_dtypes_and_every_tensor_if_told(capsys):
     assert sum("float32 → bfloat16" in line for line in lines) == 39
 
 
+@pytest.mark.usefixtures("in_root")
+@pytest.mark.parametrize("name", ["dare_linear", "della", "sce", "karcher"])
+def test_a_dry_run_knows_the_memory_of_random_merges_and_of_several_passes(
+    name, capsys
+):
+    assert main(["merge", str(CASES[name].recipe), "--dry-run"]) == 0
+    assert "memory: about" in capsys.readouterr().out
+
+
 # --- usage ---------------------------------------------------------------------------
 
 
