@@ -1,0 +1,120 @@
+"""A pool: one base, its experts, and what scores any model on every task.
+
+Toy worlds, digit classifiers and language models are all pools, so every question is
+asked of each of them by the same code.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+SPLITS = ("validation", "test")
+
+
+class Batch(NamedTuple):
+    """Samples of every task, held out from training.
+
+    Attributes:
+      inputs: `[task, sample, ...]`.
+      targets: `[task, sample, ...]`.
+    """
+
+    inputs: Any
+    targets: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """A base and its experts, one a task, and how a model is scored.
+
+    Attributes:
+      name: of the family, as figures show it.
+      identity: the fingerprint of all that the models depend on.
+      tasks: their names; expert t was trained on task t.
+      base: parameters.
+      experts: parameters with a leading task axis.
+      multitask: of one model trained from the base on equal data of all tasks, or None.
+      outputs: `(params, inputs of one task) -> [sample, ...]`: logits or predictions.
+      loss: `(outputs, targets of one task) -> [sample]`.
+      correct: `(outputs, targets) -> [sample]`, shares from 0 to 1; None if there is no
+        right answer.
+      data: the samples of each of `SPLITS`.
+    """
+
+    name: str
+    identity: str
+    tasks: tuple[str, ...]
+    base: Any
+    experts: Any
+    multitask: Any
+    outputs: Callable[[Any, Any], Array]
+    loss: Callable[[Array, Any], Array]
+    correct: Callable[[Array, Any], Array] | None
+    data: dict[str, Batch]
+
+    @property
+    def size(self) -> int:
+        """The number of experts, T."""
+        return len(self.tasks)
+
+    @property
+    def num_parameters(self) -> int:
+        """Of one model, N."""
+        return sum(int(np.prod(np.shape(x))) for x in jax.tree.leaves(self.base))
+
+    def expert(self, t: int) -> Any:
+        """The parameters of one expert."""
+        return jax.tree.map(lambda x: x[t], self.experts)
+
+    def subset(self, members: Sequence[int]) -> list[Any]:
+        """The parameters of some experts, as mergers take them."""
+        return [self.expert(t) for t in members]
+
+
+class Scores(NamedTuple):
+    """What a model does on each task: `[..., task]`; accuracies are NaN if undefined."""
+
+    loss: Array
+    accuracy: Array
+
+
+def _of_outputs(pool: Pool, outputs: Array, targets: Any) -> Scores:
+    loss = jnp.mean(pool.loss(outputs, targets), dtype=jnp.float32)
+    if pool.correct is None:
+        return Scores(loss, jnp.full_like(loss, jnp.nan))
+    return Scores(loss, jnp.mean(pool.correct(outputs, targets), dtype=jnp.float32))
+
+
+def score(pool: Pool, params: Any, split: str) -> Scores:
+    """The mean loss and accuracy of one model on every task; for use under `jit`.
+
+    Args:
+      pool: the family.
+      params: of the model.
+      split: one of `SPLITS`.
+
+    Returns:
+      `[task]` each.
+    """
+    one = lambda batch: _of_outputs(
+        pool, pool.outputs(params, batch.inputs), batch.targets
+    )
+    return jax.lax.map(one, pool.data[split])
+
+
+def score_ensemble(pool: Pool, members: Sequence[int], split: str) -> Scores:
+    """The mean of the members' outputs, scored on every task: the logit ensemble."""
+
+    def one(batch: Batch) -> Scores:
+        total = functools.reduce(
+            jnp.add, (pool.outputs(pool.expert(t), batch.inputs) for t in members)
+        )
+        return _of_outputs(pool, total / len(members), batch.targets)
+
+    return jax.lax.map(one, pool.data[split])
