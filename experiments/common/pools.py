@@ -78,7 +78,7 @@ class Pool:
 
 
 class Scores(NamedTuple):
-    """What a model does on each task: `[..., task]`; accuracies are NaN if undefined."""
+    """What a model does on each task, `[task]`; accuracies are NaN if undefined."""
 
     loss: Array
     accuracy: Array
