@@ -1,0 +1,1 @@
+"""Language models that train on two cores, and real ones: how do their merges fare?"""
