@@ -45,6 +45,7 @@ class Pool:
       correct: `(outputs, targets) -> [sample]`, shares from 0 to 1; None if there is no
         right answer.
       data: the samples of each of `SPLITS`.
+      dropped: the tasks whose experts gained too little, and are not in the pool.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Pool:
     loss: Callable[[Array, Any], Array]
     correct: Callable[[Array, Any], Array] | None
     data: dict[str, Batch]
+    dropped: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -84,11 +86,16 @@ class Scores(NamedTuple):
     accuracy: Array
 
 
+def _mean(x: Array) -> Array:
+    """In float32, or in float64 where exact worlds are measured in it."""
+    return jnp.mean(x, dtype=x.dtype if x.dtype == jnp.float64 else jnp.float32)
+
+
 def _of_outputs(pool: Pool, outputs: Array, targets: Any) -> Scores:
-    loss = jnp.mean(pool.loss(outputs, targets), dtype=jnp.float32)
+    loss = _mean(pool.loss(outputs, targets))
     if pool.correct is None:
         return Scores(loss, jnp.full_like(loss, jnp.nan))
-    return Scores(loss, jnp.mean(pool.correct(outputs, targets), dtype=jnp.float32))
+    return Scores(loss, _mean(pool.correct(outputs, targets)))
 
 
 def score(pool: Pool, params: Any, split: str) -> Scores:

@@ -1,0 +1,1 @@
+"""Families of experts that train here: exact worlds, classifiers, digit networks."""
