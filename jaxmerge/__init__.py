@@ -85,6 +85,7 @@ from jaxmerge.recipes import (
     tall_masks as tall_masks,
     task_arithmetic as task_arithmetic,
     ties as ties,
+    tsv_c as tsv_c,
     tsv_m as tsv_m,
     wudi as wudi,
 )

@@ -217,6 +217,14 @@ METHODS = [
     ),
     Method("tsv_m", J.tsv_m, R.tsv_m, agreement="spectral"),
     Method(
+        "tsv_c",
+        J.tsv_c,
+        R.tsv_c,
+        agreement="spectral",
+        sweep=("share", (0.3, 0.7)),
+        heavy=True,  # no, but its decomposition is that of others
+    ),
+    Method(
         "dc_merge",
         lambda **k: J.dc_merge(density=0.3, **k),  # more than one entry of a few
         lambda b, e: R.dc_merge(b, e, density=0.3),

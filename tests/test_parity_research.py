@@ -15,14 +15,18 @@ import jaxmerge
 from jaxmerge import Leaf, _random, merge_leaves
 from jaxmerge.combine import ConsensusMask
 from tests.oracles.compare import error, merge, one_more
-from tests.oracles.compare_research import esm_of_the_authors
+from tests.oracles.compare_research import (
+    actmat_of_a_port,
+    esm_of_the_authors,
+    tsv_c_of_the_authors,
+)
 from tests.oracles.fixtures import ResearchCase, adapter_cases, research_cases, under
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CASES = {
     case.name: case
-    for folder in ("research", "spectral", "subspaces", "essential")
+    for folder in ("research", "spectral", "subspaces", "essential", "compressed")
     for case in research_cases(folder=folder)
 }
 ROUNDING = 2e-7
@@ -199,6 +203,19 @@ def test_task_singular_vectors():
     assert error(merged, case.expected) < 5e-6
     assert not np.any(merged["thin.weight"])
     assert np.any(merge(jaxmerge.tsv_m(), case)["thin.weight"])
+
+
+def test_leading_directions():
+    """With fewer directions than tasks the authors lose the matrix; ours does not."""
+    pairs = list(tsv_c_of_the_authors(CASES["tsvc"]))
+    assert len(pairs) == 3
+    assert all(error(pair.merged, pair.expected) < 5e-6 for pair in pairs)
+
+
+@named("actmat")
+def test_covariances_of_deltas(case):
+    (pair,) = actmat_of_a_port(case)
+    assert error(pair.merged, pair.expected) < 1e-6
 
 
 def merge_one(make, case: ResearchCase, name: str) -> float:

@@ -34,16 +34,22 @@ class _Sums:
 
 
 def _lift(delta: Array, weight: Array, leaf: Leaf, *, by_energy: bool = True) -> _Sums:
-    """One expert's part; what is no matrix has a total only."""
+    """One expert's part; what is no matrix has a total only.
+
+    By energy, a weight scales the delta; alike, it is how much the task counts.
+    """
     weighted = product(weight, delta)
     if leaf.matrix is None:
         return _Sums(None, None, weighted, weight)
-    matrix = whole(weighted)
-    square = jnp.sum(matrix * matrix, axis=(-2, -1), keepdims=True)
-    share = safe_divide(jnp.ones_like(square), square)
-    share = share if by_energy else jnp.ones_like(square)
-    kernel = share * matmul(transposed(matrix), matrix)
-    return _Sums(kernel, matmul(matrix, kernel), matrix, weight)
+    weighted = whole(weighted)
+    if by_energy:
+        matrix = weighted
+        square = jnp.sum(matrix * matrix, axis=(-2, -1), keepdims=True)
+        share = safe_divide(jnp.ones_like(square), square)
+    else:
+        matrix, share = whole(delta), weight
+    kernel = product(share, matmul(transposed(matrix), matrix))
+    return _Sums(kernel, matmul(matrix, kernel), weighted, weight)
 
 
 class _Filter(NamedTuple):

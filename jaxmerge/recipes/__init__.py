@@ -50,6 +50,7 @@ from jaxmerge.recipes.sparsified import (
 from jaxmerge.recipes.spectral import (
     iso_cts as iso_cts,
     isotropic as isotropic,
+    tsv_c as tsv_c,
     tsv_m as tsv_m,
 )
 from jaxmerge.recipes.subspaces import (

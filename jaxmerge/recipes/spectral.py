@@ -12,6 +12,8 @@ from jaxmerge.combine.decompositions import POLAR_METHODS
 from jaxmerge.combine.leading import LEADING_METHODS
 from jaxmerge.merger import Merger
 from jaxmerge.recipes.choices import check_choice
+from jaxmerge.transforms import LeadingDirections
+from jaxmerge.transforms._domains import check_each
 
 
 def isotropic(*, scale: Coef = 1.0, weights: Coef = None, polar: str = "svd") -> Merger:
@@ -103,3 +105,37 @@ def tsv_m(
     check_choice(svd, LEADING_METHODS, "svd")
     combine = TaskSingularVectors(compat, polar, svd)
     return Merger(combine=combine, weights=weights, scale=scale)
+
+
+def tsv_c(*, share: Coef = None, scale: Coef = None, weights: Coef = None) -> Merger:
+    r"""TSV-Compress: the sum of task matrices cut to their leading directions.
+
+        merged = theta_0 + scale * sum_t w_t U_t,k S_t,k V_t,k^T
+
+    Merge one expert alone, with `share=1 / T`, for its model as TSV-Compress keeps it:
+    with T experts' factors in the place of one model. All together are the paper's
+    low-rank task arithmetic, to which TSV-M adds the orthogonal factors.
+
+    Args:
+      share: of each matrix's singular directions, in (0, 1], at least one direction;
+        1 / T if None.
+      scale: multiplies the sum; 1 if None.
+      weights: w, 1 each if None.
+
+    Raises:
+      ValueError: if a share is not in (0, 1].
+
+    >>> import jax.numpy as jnp
+    >>> base = {"w": jnp.zeros((2, 2))}
+    >>> expert = {"w": jnp.diag(jnp.array([3.0, 1.0]))}
+    >>> tsv_c(share=0.5)(base, [expert])["w"].tolist()
+    [[3.0, 0.0], [0.0, 0.0]]
+
+    References:
+      Gargiulo et al., Task Singular Vectors: Reducing Task Interference in Model
+      Merging, 2025, section 4.1.
+    """
+    if share is not None:
+        check_each(share, "share", lambda x: 0 < x <= 1, "numbers above 0, at most 1")
+    transforms = (LeadingDirections(share),)
+    return Merger(transforms=transforms, weights=weights, scale=scale)

@@ -31,4 +31,7 @@ from jaxmerge.transforms.sparsify import (
     KeepLargest as KeepLargest,
     check_density as check_density,
 )
-from jaxmerge.transforms.spectrum import BoostSpectrum as BoostSpectrum
+from jaxmerge.transforms.spectrum import (
+    BoostSpectrum as BoostSpectrum,
+    LeadingDirections as LeadingDirections,
+)

@@ -1,4 +1,4 @@
-"""What is done to the spectrum of a merged delta."""
+"""What is done to the spectrum of a delta, of one expert or merged."""
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -39,3 +39,38 @@ class BoostSpectrum:
         # Vectors of rounding are zero, so that raising their values does nothing.
         values = jnp.maximum(s, level)
         return (u * values[..., None, :]) @ jnp.swapaxes(v, -1, -2)
+
+
+@pytree
+class LeadingDirections:
+    r"""TSV-Compress: what the leading singular directions of a task matrix give.
+
+        d_t = U S V^T  ->  U_k S_k V_k^T,    k = max(1, floor(share * min(out, in)))
+
+    Leaves that are no matrices stay as they are.
+
+    Attributes:
+      share: of the singular directions, in (0, 1]; 1 / T if None, so that the factors
+        of T experts are about as large as one model.
+
+    References:
+      Gargiulo et al., Task Singular Vectors: Reducing Task Interference in Model
+      Merging, 2025, section 4.1.
+    """
+
+    share: Coef = coefficient(default=None)
+    uses_shape = True
+
+    def __call__(self, delta: Array, leaf: Leaf) -> Array:
+        if leaf.matrix is None:
+            return delta
+        u, s, v = thin_svd(whole(delta))
+        rank = s.shape[-1]
+        if self.share is None:
+            kept = rank // jnp.asarray(leaf.num_experts, jnp.int32)
+        else:
+            # A share written as 1 / 3 must not lose a direction to its rounding.
+            share = jnp.asarray(self.share).astype(s.dtype)
+            kept = jnp.floor(share * rank * (1 + 1e-6)).astype(jnp.int32)
+        leads = jnp.arange(rank, dtype=jnp.int32) < jnp.maximum(1, kept)
+        return (u * jnp.where(leads, s, 0.0)) @ jnp.swapaxes(v, -1, -2)

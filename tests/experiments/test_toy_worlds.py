@@ -1,6 +1,8 @@
 """Worlds whose curves are known: what is measured on all subsets is what was said."""
 
 import dataclasses
+import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -70,26 +72,21 @@ def test_all_subsets_are_what_the_closed_forms_say(config):
         masks = masks_of(pool.size)
         sizes = masks.sum(axis=1)
         # Averages, scaled averages, and a plain sum at lambda = 0.4.
-        for scale in (
-            lambda k: np.ones_like(k),
-            lambda k: 1.7 + 0 * k,
-            lambda k: 0.4 * k,
-        ):
-            rows = masks * (scale(sizes / 1.0) / sizes)[:, None]
-            losses = measured(pool, rows)
-            for k in range(1, pool.size + 1):
-                c = float(scale(np.float64(k)))
-                at, members = losses[sizes == k], masks[sizes == k]
-                pooled = at.mean(axis=1)
-                close = lambda x, y: np.testing.assert_allclose(
-                    x, y, rtol=1e-6, atol=1e-9
-                )
-                close(exact.mean(k, c), pooled.mean())
-                close(exact.variance(k, c), pooled.var())
-                close(exact.members_mean(k, c), np.average(at, axis=0, weights=members))
-                if k < pool.size:
-                    outside = np.average(at, axis=0, weights=~members)
-                    close(exact.others_mean(k, c), outside)
+        scales = np.stack([np.ones(len(masks)), np.full(len(masks), 1.7), 0.4 * sizes])
+        rows = (scales / sizes)[:, :, None] * masks
+        losses = measured(pool, rows.reshape(-1, pool.size)).reshape(rows.shape)
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-9)
+        for which, k in itertools.product(range(3), range(1, pool.size + 1)):
+            here = sizes == k
+            c, at, members = scales[which, here][0], losses[which, here], masks[here]
+            pooled = at.mean(axis=1)
+            close(exact.mean(k, c), pooled.mean())
+            close(exact.variance(k, c), pooled.var())
+            close(exact.members_mean(k, c), np.average(at, axis=0, weights=members))
+            if k < pool.size:
+                outside = np.average(at, axis=0, weights=~members)
+                close(exact.others_mean(k, c), outside)
+            if which < 2:
                 beyond = 1 / k - 1 / pool.size
                 line = exact.mean(pool.size, c) + exact.tail(c) * beyond
                 close(line, exact.mean(k, c))
@@ -110,12 +107,13 @@ def test_two_hundred_tasks_at_the_ends_of_the_curve(config):
         world = world_of(config)
         exact, T = world.exact, world.pool.size
         rng = np.random.default_rng(0)
-        some = np.stack([rng.permutation(T) < 20 for _ in range(200)])
+        some = np.stack([rng.permutation(T) < 20 for _ in range(T)])
         masks = {1: np.eye(T, dtype=bool), T - 1: ~np.eye(T, dtype=bool), 20: some}
-        for k, chosen in masks.items():
-            pooled = measured(world.pool, chosen / k).mean(axis=1)
+        rows = np.concatenate([chosen / k for k, chosen in masks.items()])
+        losses = measured(world.pool, rows).mean(axis=1).reshape(3, T)
+        for k, pooled in zip(masks, losses, strict=True):
             if k == 20:
-                error = np.sqrt(exact.variance(k) / len(chosen))
+                error = np.sqrt(exact.variance(k) / T)
                 assert abs(pooled.mean() - exact.mean(k)) < 4 * error
                 assert 0.7 < pooled.var() / exact.variance(k) < 1.4
                 continue

@@ -27,6 +27,7 @@ from tests.oracles.fixtures import ResearchCase
 
 MATRICES = ("square.weight", "tall.weight", "wide.weight")
 FOLDERS = ("research", "spectral", "subspaces", "ace", "agreement", "essential")
+FOLDERS += ("compressed",)
 RESEARCH = [c for folder in FOLDERS for c in fixtures.research_cases(folder=folder)]
 ADAPTERS = fixtures.adapter_cases()
 
@@ -34,7 +35,9 @@ Make = Callable[[ResearchCase], jaxmerge.Merger]
 Run = Callable[[ResearchCase], Iterable[Pair]]
 
 
-def research(method: str, prefix: str, run: Run, note: str = "") -> Comparison:
+def research(
+    method: str, prefix: str, run: Run, note: str = "", kind: str = AUTHORS
+) -> Comparison:
     """Recorded merges of three experts.
 
     Args:
@@ -42,8 +45,9 @@ def research(method: str, prefix: str, run: Run, note: str = "") -> Comparison:
       prefix: a case's name, or what stands before an underscore in several.
       run: gives what to compare of a case.
       note: what to tell beside the cases' names.
+      kind: the class of the oracle.
     """
-    return recordings(RESEARCH, method, prefix, run, note)
+    return recordings(RESEARCH, method, prefix, run, note, kind)
 
 
 def adapters(method: str, prefix: str, run: Run) -> Comparison:
@@ -52,7 +56,12 @@ def adapters(method: str, prefix: str, run: Run) -> Comparison:
 
 
 def recordings(
-    cases: Sequence[ResearchCase], method: str, prefix: str, run: Run, note: str
+    cases: Sequence[ResearchCase],
+    method: str,
+    prefix: str,
+    run: Run,
+    note: str,
+    kind: str = AUTHORS,
 ) -> Comparison:
     cases = [c for c in cases if f"{c.name}_".startswith(f"{prefix}_")]
     assert cases, f"nothing is recorded under {prefix!r}"
@@ -60,7 +69,7 @@ def recordings(
     assert len(oracles) == 1, f"{prefix!r} is recorded of several: {oracles}"
     names = ", ".join(case.name for case in cases) + (f" ({note})" if note else "")
     pairs = lambda: (pair for case in cases for pair in run(case))
-    return Comparison(method, AUTHORS, short(oracles.pop()), names, pairs)
+    return Comparison(method, kind, short(oracles.pop()), names, pairs)
 
 
 def of_deltas(make: Make) -> Run:
@@ -191,6 +200,23 @@ def tall_masks_of_the_authors(case: ResearchCase) -> Iterator[Pair]:
         total = {k: sum(np.float64(d[k]) for d in case.deltas) for k in masks}
         expected = {k: masks[k] * total[k] for k in masks}
         yield Pair(arrays(models.params(t)), expected)
+
+
+def tsv_c_of_the_authors(case: ResearchCase) -> Iterator[Pair]:
+    """Task by task. They lose the matrix of fewer directions than there are tasks."""
+    merger = jaxmerge.tsv_c(share=1 / len(case.deltas))
+    for t, delta in enumerate(case.deltas):
+        merged = arrays(merge_leaves(merger, None, [delta]))
+        merged["thin.weight"] = np.zeros_like(merged["thin.weight"])
+        yield Pair(merged, fixtures.under(case.expected, str(t)))
+
+
+def actmat_of_a_port(case: ResearchCase) -> Iterator[Pair]:
+    """In float64 as recorded. Other leaves than matrices get the weighted mean."""
+    merger = jaxmerge.actmat(weights=np.asarray(case.about["weights"]))
+    with jax.enable_x64(True):
+        deltas = [{k: np.float64(x) for k, x in d.items()} for d in case.deltas]
+        yield Pair(arrays(merge_leaves(merger, None, deltas)), case.expected)
 
 
 def ace_of_the_authors(case: ResearchCase) -> Iterator[Pair]:

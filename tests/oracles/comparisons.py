@@ -11,6 +11,7 @@ from tests.oracles.compare import AUTHORS, PORT, one_more
 from tests.oracles.compare_libraries import lora, mergekit, merging_eval, own
 from tests.oracles.compare_research import (
     ace_of_the_authors,
+    actmat_of_a_port,
     adapters,
     by_tensor,
     coordinates,
@@ -26,6 +27,7 @@ from tests.oracles.compare_research import (
     pcb_of_the_authors,
     research,
     tall_masks_of_the_authors,
+    tsv_c_of_the_authors,
     whole_size,
     with_statistics,
 )
@@ -191,6 +193,7 @@ COMPARISONS = [
     research("iso_cts", "iso_cts", of_deltas(iso_cts)),
     research("ace", "off", ace_of_the_authors, "float64"),
     research("ace", "on", ace_of_the_authors, "float64"),
+    research("tsv_c", "tsvc", tsv_c_of_the_authors),
     research("tsv_m", "tsv_m", of_deltas(lambda case: J.tsv_m(compat="reference"))),
     research(
         "dc_merge",
@@ -219,6 +222,6 @@ COMPARISONS = [
     research("tall_masks", "tall_masks", tall_masks_of_the_authors),
     research("esm", "esm", esm_of_the_authors),
     own("lot"),
-    own("actmat"),
+    research("actmat", "actmat", actmat_of_a_port, kind=PORT),
     lora("rht", "rht", "rht", rht, kind=AUTHORS),
 ]

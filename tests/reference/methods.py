@@ -187,6 +187,20 @@ def tsv_m(base, experts, scale=1.0):
     return base + scale * left @ np.diag(values) @ right.T
 
 
+def tsv_c(base, experts, share=None, scale=1.0):
+    base, deltas = deltas_of(base, experts)
+    if base.ndim != 2:
+        return base + scale * sum(deltas)
+    rank = min(base.shape)
+    k = rank // len(deltas) if share is None else int(np.floor(share * rank + 1e-6))
+    total = np.zeros_like(base)
+    for d in deltas:
+        u, s, vt = np.linalg.svd(d, full_matrices=False)
+        s[max(1, k) :] = 0
+        total += u @ np.diag(s) @ vt
+    return base + scale * total
+
+
 def dc_merge(base, experts, density=1e-3, scale=1.0):
     base, deltas = deltas_of(base, experts)
     if base.ndim != 2:
