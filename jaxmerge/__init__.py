@@ -52,6 +52,7 @@ from jaxmerge.recipes import (
     arcee_fusion as arcee_fusion,
     average as average,
     breadcrumbs as breadcrumbs,
+    cat as cat,
     consensus as consensus,
     core_space as core_space,
     dare as dare,

@@ -374,6 +374,15 @@ METHODS = [
         experts=2,
     ),
     Method(
+        "cat",
+        lambda **k: J.cat(**{"directions": 1, "trade_off": 0.5, **k}),
+        _with_statistics("gram", regression.cat),
+        agreement="spectral",
+        sweep=("trade_off", (0.2, 0.8)),
+        heavy=True,
+        experts=2,
+    ),
+    Method(
         "esm",
         J.esm,
         _with_statistics("gram", regression.esm),

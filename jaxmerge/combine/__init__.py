@@ -19,6 +19,7 @@ from jaxmerge.combine.calibration import (
 from jaxmerge.combine.competition import (
     ParameterCompetition as ParameterCompetition,
 )
+from jaxmerge.combine.conflicts import ConflictTrimmed as ConflictTrimmed
 from jaxmerge.combine.consensus import (
     ConsensusMask as ConsensusMask,
     SignElectedMean as SignElectedMean,

@@ -40,6 +40,7 @@ from jaxmerge.recipes.norms import metagpt as metagpt
 from jaxmerge.recipes.regression import (
     ace as ace,
     actmat as actmat,
+    cat as cat,
     lot as lot,
     regmean as regmean,
 )

@@ -6,7 +6,12 @@ import numpy as np
 from jaxmerge._checks import check_values, is_concrete
 from jaxmerge._matrices import Matrices
 from jaxmerge._types import Coef
-from jaxmerge.combine import AdaptiveCovariance, GramMean, WudiFilter
+from jaxmerge.combine import (
+    AdaptiveCovariance,
+    ConflictTrimmed,
+    GramMean,
+    WudiFilter,
+)
 from jaxmerge.merger import Merger
 from jaxmerge.recipes.choices import check_choice
 from jaxmerge.transforms._domains import check_each
@@ -76,6 +81,48 @@ def lot(*, weights: Coef = None, scale: Coef = None) -> Merger:
       Vector Fusion for Adaptive Knowledge Integration, 2025.
     """
     combine = GramMean(1.0, "pinv", vectors=True)
+    return Merger(combine=combine, weights=weights, scale=scale)
+
+
+def cat(
+    *, directions: int, trade_off: Coef, weights: Coef = None, scale: Coef = None
+) -> Merger:
+    r"""CAT: the summed deltas, each without the outputs where it disturbs other tasks.
+
+        merged = theta_0 + scale * sum_i (I - P_i) w_i d_i
+
+    with `P_i` the projector onto the directions of the outputs in which the delta of
+    task i, among those of others, would change another task k most: the leading
+    eigenvectors of `sum_{i != k} d_i (G_k - trade_off G_i) d_i^T`, for every k. It
+    needs `gram` statistics as `lot` does; of gains it drops entries, and leaves without
+    a statistic are summed. See `jaxmerge.combine.ConflictTrimmed` for what is ours.
+
+    Args:
+      directions: c, the most that one task takes from the others in a layer, at least
+        1; the paper's c and lambda are tuned for each suite, so neither has a default.
+      trade_off: lambda, at least 0.
+      weights: w, 1 each if None; they scale the deltas.
+      scale: multiplies the merged delta; the paper tunes it.
+
+    Raises:
+      ValueError: if a number is out of range.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxmerge import merge_leaves
+    >>> base = {"w": jnp.zeros((2, 2))}
+    >>> experts = [{"w": jnp.array([[1.0, 0], [0, 0]])}, {"w": jnp.diag(jnp.ones(2))}]
+    >>> seen = [{"w": jnp.diag(jnp.array([0.0, 1.0]))}, {"w": jnp.diag(jnp.ones(2))}]
+    >>> merger = cat(directions=1, trade_off=0.5)
+    >>> merge_leaves(merger, base, experts, statistics=seen)["w"].tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
+
+    References:
+      Sun et al., CAT Merging: A Training-Free Approach for Resolving Conflicts in Model
+      Merging, 2025, section 4.
+    """
+    check_values("directions", directions, lambda x: x >= 1, "at least 1")
+    check_each(trade_off, "trade_off", lambda x: x >= 0, "numbers of at least 0")
+    combine = ConflictTrimmed(int(directions), trade_off)
     return Merger(combine=combine, weights=weights, scale=scale)
 
 

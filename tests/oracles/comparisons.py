@@ -222,6 +222,7 @@ COMPARISONS = [
     research("tall_masks", "tall_masks", tall_masks_of_the_authors),
     research("esm", "esm", esm_of_the_authors),
     own("lot"),
+    own("cat"),
     research("actmat", "actmat", actmat_of_a_port, kind=PORT),
     lora("rht", "rht", "rht", rht, kind=AUTHORS),
 ]

@@ -34,6 +34,26 @@ def lot(base, experts, grams):
     return base + (np.linalg.pinv(sum(grams)) @ right).T
 
 
+def cat(base, experts, grams, directions=1, trade_off=0.5):
+    base, deltas = deltas_of(base, experts)
+    if base.ndim not in (1, 2):
+        return base + sum(deltas)
+    as_matrix = lambda x: np.diag(x) if base.ndim == 1 else x
+    ds, gs = [as_matrix(d) for d in deltas], [as_matrix(g) for g in grams]
+    bases = []
+    for k in range(len(ds)):
+        others = [i for i in range(len(ds)) if i != k]
+        conflict = sum(ds[i] @ (gs[k] - trade_off * gs[i]) @ ds[i].T for i in others)
+        values, vectors = np.linalg.eigh(conflict)
+        chosen = np.argsort(-values, kind="stable")[:directions]
+        bases.append(vectors[:, chosen[values[chosen] > 0]])
+    total = np.zeros_like(ds[0])
+    for i, d in enumerate(ds):
+        span = np.hstack([b for k, b in enumerate(bases) if k != i])
+        total += d - span @ np.linalg.pinv(span) @ d
+    return base + (np.diag(total) if base.ndim == 1 else total)
+
+
 def actmat(base, experts):
     base, deltas = deltas_of(base, experts)
     if base.ndim != 2:
