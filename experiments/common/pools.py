@@ -82,8 +82,8 @@ class Pool:
 class Scores(NamedTuple):
     """What a model does on each task, `[task]`; accuracies are NaN if undefined."""
 
-    loss: Array
-    accuracy: Array
+    loss: Array | np.ndarray
+    accuracy: Array | np.ndarray
 
 
 def _mean(x: Array) -> Array:

@@ -1,0 +1,77 @@
+"""Families of experts by name, so that any question can be asked of any of them."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.common.pools import Pool
+from experiments.toy import classifiers, digits, matrices
+from experiments.toy.presets import PRESETS
+
+CACHE = Path("runs")
+Make = Callable[[int, Path], Pool]
+
+
+def _regression(config: matrices.RegressionConfig) -> Make:
+    def make(seed: int, cache: Path) -> Pool:
+        del cache
+        return matrices.make_pool(dataclasses.replace(config, seed=seed))
+
+    return make
+
+
+def _toy(preset: str, name: str) -> Make:
+    config = PRESETS[preset][name]
+
+    def make(seed: int, cache: Path) -> Pool:
+        folder = cache / "toy" / preset / f"{name}-{seed}"
+        if isinstance(config, digits.DigitsConfig):
+            return digits.make_pool(dataclasses.replace(config, seed=seed), folder)
+        return classifiers.make_pool(dataclasses.replace(config, seed=seed), folder)
+
+    return make
+
+
+def _language(size: str, rank: int | None = None) -> Make:
+    def make(seed: int, cache: Path) -> Pool:
+        # Domains are read from this machine's texts: only who asks for them waits.
+        from experiments.llm import config, pool
+
+        own = next(c for c in config.PRESETS["cpu"] if (c.size, c.rank) == (size, rank))
+        return pool.make_pool(dataclasses.replace(own, seed=seed), cache / "llm")
+
+    return make
+
+
+_SMALL = matrices.RegressionConfig(tasks=4, layers=1, inputs=12, outputs=8, rank=2)
+
+FAMILIES: dict[str, Make] = {
+    "regression_small": _regression(_SMALL),
+    "regression": _regression(matrices.RegressionConfig(tasks=32)),
+    "softmax_small": _toy("smoke", "softmax"),
+    "softmax": _toy("cpu", "softmax"),
+    "perceptron": _toy("cpu", "perceptron"),
+    "deep": _toy("cpu", "deep"),
+    "mlp": _toy("cpu", "mlp"),
+    "vit": _toy("cpu", "vit"),
+    "resnet": _toy("cpu", "resnet"),
+    **{f"llm_{size}": _language(size) for size in ("0.1M", "0.25M", "0.6M", "1.3M")},
+    "llm_3M": _language("3M"),
+    "llm_0.25M_lora": _language("0.25M", 8),
+}
+
+
+def make_family(name: str, seed: int, cache: Path = CACHE) -> Pool:
+    """The pool of a family, trained or found in the cache.
+
+    Args:
+      name: one of `FAMILIES`.
+      seed: of everything that is random in it.
+      cache: the folder of trained models.
+
+    Raises:
+      ValueError: if there is no such family.
+    """
+    if name not in FAMILIES:
+        raise ValueError(f"no family {name!r}; there are {', '.join(FAMILIES)}")
+    return FAMILIES[name](seed, cache)

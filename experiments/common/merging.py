@@ -1,0 +1,119 @@
+"""Merges of a pool's experts, scored: at the published default, and tuned.
+
+Tuning has the same trials for every method: what multiplies the merged delta, chosen by
+the mean loss of the merged experts' tasks on validation samples.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+import jaxmerge
+from experiments.common.methods import Method
+from experiments.common.pools import Pool, Scores, score, score_ensemble
+
+# Wide: published scales that shrink with k need much larger ones.
+GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
+
+
+class Scorer:
+    """Scores of models `base + s (merged - base)`, compiled once a pool."""
+
+    def __init__(self, pool: Pool):
+        self.pool = pool
+
+        @functools.partial(jax.jit, static_argnames="split")
+        def scaled(base: Any, merged: Any, scales: Array, split: str) -> Scores:
+            def one(scale: Array) -> Scores:
+                model = jax.tree.map(
+                    lambda b, m: b + scale.astype(b.dtype) * (m - b), base, merged
+                )
+                return score(pool, model, split)
+
+            return jax.lax.map(one, scales)
+
+        self._scaled = scaled
+
+    def __call__(
+        self, merged: Any, split: str, scales: Sequence[float] = (1.0,)
+    ) -> Scores:
+        """Losses and accuracies, `[scale, task]`, as NumPy float64."""
+        numbers = jnp.asarray(scales, jnp.float32)
+        found = self._scaled(self.pool.base, merged, numbers, split)
+        return Scores(*(np.asarray(x, np.float64) for x in found))
+
+
+def merged_model(
+    pool: Pool, merger: jaxmerge.Merger, members: Sequence[int], seed: int
+) -> Any:
+    """The parameters that a merger makes of some experts.
+
+    Args:
+      pool: the family.
+      merger: with one model out.
+      members: positions of experts.
+      seed: of random methods, which draw anew for each set.
+    """
+    key = jax.random.key(seed)
+    for t in members:
+        key = jax.random.fold_in(key, t)
+    return jaxmerge.merge_leaves(
+        merger,
+        pool.base,
+        pool.subset(members),
+        key=key,
+        ids=[pool.tasks[t] for t in members],
+    )
+
+
+def _numbers(scores: Scores, at: int) -> dict[str, Any]:
+    row = {"loss": scores.loss[at].tolist()}
+    if np.isfinite(scores.accuracy[at]).all():
+        row["accuracy"] = scores.accuracy[at].tolist()
+    return row
+
+
+def measure_merge(
+    scorer: Scorer, method: Method, members: Sequence[int], seed: int
+) -> dict[str, Any]:
+    """What one merge scores on every task's test samples, in both columns.
+
+    Returns:
+      JSON data: `published` and `tuned` with `loss` and `accuracy` a task, `scale`, the
+      multiplier that was chosen, and `trials`, the validation loss of each.
+    """
+    merged = merged_model(scorer.pool, method.make(), members, seed)
+    trials = scorer(merged, "validation", GRID).loss[:, list(members)].mean(axis=1)
+    trials = np.where(np.isfinite(trials), trials, np.inf)
+    scale = GRID[int(np.argmin(trials))]
+    test = scorer(merged, "test", (1.0, scale))
+    return {
+        "published": _numbers(test, 0),
+        "tuned": _numbers(test, 1),
+        "scale": scale,
+        "trials": [None if np.isinf(x) else float(x) for x in trials],
+    }
+
+
+def measure_references(scorer: Scorer) -> dict[str, Any]:
+    """The base, every expert and the multitask model on every task's test samples."""
+    pool = scorer.pool
+    one = lambda params: _numbers(scorer(params, "test"), 0)
+    found = {
+        "base": one(pool.base),
+        "experts": [one(pool.expert(t)) for t in range(pool.size)],
+    }
+    if pool.multitask is not None:
+        found["multitask"] = one(pool.multitask)
+    return found
+
+
+def measure_ensemble(pool: Pool, members: Sequence[int]) -> dict[str, Any]:
+    """The logit ensemble of some experts on every task's test samples."""
+    found = jax.jit(lambda: score_ensemble(pool, members, "test"))()
+    return _numbers(Scores(*(np.asarray(x, np.float64)[None] for x in found)), 0)

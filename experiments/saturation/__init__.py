@@ -1,0 +1,1 @@
+"""How loss and retention move with the number of experts, method by method."""
