@@ -1,0 +1,329 @@
+"""`make_pool`: a base and its experts, trained or loaded, with what was seen of them."""
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments.common.manifest import make_manifest, package_versions
+from experiments.common.pools import SPLITS, Batch, Pool
+from experiments.common.results import fingerprint, write_json
+from experiments.llm import huggingface
+from experiments.llm.config import Config
+from experiments.llm.domains import Domain, base_mixture, make_domains
+from experiments.llm.lora import Factors, adapter_path, save_adapter
+from experiments.llm.model import Architecture, Params
+from experiments.llm.train import (
+    sequence_losses,
+    train_base,
+    train_experts,
+    train_multitask,
+)
+
+CACHE = Path("runs") / "llm"
+_CODE = ("model", "streams", "generated", "texts", "domains", "lora", "train")
+_OF_THE_BASE = ("seed", "size", "domains", "length", "base_steps", "base_batch")
+_OF_THE_BASE += ("base_learning_rate", "base_tokens")
+_WITHOUT_WEIGHT = ("texts", "experts_at_once")
+RECORD = "training.json"
+
+
+class TooFewExpertsError(ValueError):
+    """Fewer than two experts gained enough: there is nothing to merge."""
+
+
+class Targets(NamedTuple):
+    """What follows each token, and which of them accuracy counts."""
+
+    tokens: Array
+    counted: Array
+
+
+def _loss(logits: Array, targets: Targets) -> Array:
+    return sequence_losses(logits, targets.tokens)
+
+
+def _correct(logits: Array, targets: Targets) -> Array:
+    """The share of what counts that is the likeliest: answers, or all of a text."""
+    right = (jnp.argmax(logits, axis=-1) == targets.tokens) & targets.counted
+    counted = jnp.sum(targets.counted, axis=-1, dtype=jnp.float32)
+    return jnp.sum(right, axis=-1, dtype=jnp.float32) / counted
+
+
+def _domains(config: Config) -> list[Domain]:
+    return make_domains(
+        config.domains,
+        seed=config.seed,
+        length=config.length,
+        num_validation=config.num_validation,
+        num_test=config.num_test,
+        texts=config.texts,
+    )
+
+
+def _held_out(domains: Sequence[Domain]) -> dict[str, Batch]:
+    """Validation and test of all domains."""
+    data = {}
+    for split in SPLITS:
+        windows = [domain.windows(split) for domain in domains]
+        inputs, tokens, counted = (
+            jnp.asarray(np.stack(x)) for x in zip(*windows, strict=True)
+        )
+        data[split] = Batch(inputs, Targets(tokens, counted))
+    return data
+
+
+def _identity(
+    config: Config, domains: Sequence[Domain], fields: Sequence[str] | None = None
+) -> str:
+    """The fingerprint of settings, texts, code and versions; of the base, if `fields`.
+
+    The folder of a user's texts counts by its content, not by its place.
+    """
+    settings = dataclasses.asdict(config)
+    settings = {k: v for k, v in settings.items() if k not in _WITHOUT_WEIGHT}
+    if fields is not None:
+        settings = {k: settings[k] for k in fields}
+    code = {name: Path(__file__).with_name(f"{name}.py").read_text() for name in _CODE}
+    return fingerprint(
+        {
+            "config": settings,
+            "shape": dataclasses.asdict(config.shape),
+            "texts": {domain.name: domain.digest() for domain in domains},
+            "code": code,
+            "versions": {"python": platform.python_version(), **package_versions()},
+        }
+    )
+
+
+def _score_matrix(
+    config: Config, data: Batch, models: Sequence[Params]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and accuracies of models on domains: `[model, domain, sample]` each."""
+    architecture = Architecture(config.shape, scanned=True)
+
+    @jax.jit
+    def of_one(params: Params) -> tuple[Array, Array]:
+        def on_one(batch: Batch) -> tuple[Array, Array]:
+            logits = architecture.logits(params, batch.inputs)
+            return _loss(logits, batch.targets), _correct(logits, batch.targets)
+
+        return jax.lax.map(on_one, data)
+
+    found = [jax.device_get(of_one(params)) for params in models]
+    losses, shares = (np.stack(x) for x in zip(*found, strict=True))
+    return losses, shares
+
+
+def _at(tree: Any, t: int) -> Any:
+    return jax.tree.map(lambda x: x[t], tree)
+
+
+def _gains(base: np.ndarray, own: np.ndarray) -> list[dict[str, float]]:
+    """What each expert gained on its own domain: mean of pairs, and standard error."""
+    pairs = base - own
+    error = pairs.std(axis=-1, ddof=1) / np.sqrt(pairs.shape[-1])
+    return [
+        {"gain": round(float(m), 5), "stderr": round(float(e), 5)}
+        for m, e in zip(pairs.mean(axis=-1), error, strict=True)
+    ]
+
+
+def _write(
+    folder: Path,
+    config: Config,
+    names: Sequence[str],
+    experts: Sequence[Params],
+    factors: Factors | None,
+    multitask: Params,
+) -> None:
+    write = lambda path, params: huggingface.save(
+        path, params, config=config.shape, overwrite=True
+    )
+    for t, (name, expert) in enumerate(zip(names, experts, strict=True)):
+        write(folder / f"expert_{name}", expert)
+        if factors is not None:
+            save_adapter(
+                adapter_path(folder, name),
+                jax.device_get(_at(factors, t)),
+                alpha=config.alpha,
+                overwrite=True,
+            )
+    write(folder / "multitask", multitask)
+
+
+def _base(
+    config: Config,
+    domains: Sequence[Domain],
+    cache: Path,
+    stage: Callable[[str], None],
+) -> tuple[Path, Params]:
+    """The base, trained or read: pools that differ in their experts share it."""
+    name = _identity(config, domains, _OF_THE_BASE)
+    folder = cache / f"base-{config.size}-{name}"
+    if not folder.exists():
+        stage(f"training the base of {config.size}")
+        params = train_base(config, base_mixture(domains, config.base_tokens))
+        huggingface.save(folder, jax.device_get(params), config=config.shape)
+    return folder, huggingface.load(folder).params
+
+
+def _train(
+    config: Config,
+    domains: Sequence[Domain],
+    base: Params,
+    folder: Path,
+    stage: Callable[[str], None],
+) -> dict[str, Any]:
+    """Trains, drops experts without a clear gain, saves; returns the record."""
+    streams = np.stack([d.training(config.train_tokens).tokens for d in domains])
+    stage(f"training {len(domains)} experts of {config.size} ({config.kind})")
+    stacked, factors = train_experts(config, base, streams)
+    stage("scoring the experts")
+    data = _held_out(domains)
+    experts = [_at(stacked, t) for t in range(len(domains))]
+    losses, _ = _score_matrix(config, data["validation"], [base, *experts])
+    own = losses[1:][np.arange(len(domains)), np.arange(len(domains))]
+    gains = _gains(losses[0], own)
+    clear = [g["gain"] - 2 * g["stderr"] >= config.required_gain for g in gains]
+    kept = [t for t, is_clear in enumerate(clear) if is_clear]
+    names = [domain.name for domain in domains]
+    if len(kept) < 2:
+        told = [f"{n} ({g['gain']:+.3f})" for n, g in zip(names, gains, strict=True)]
+        raise TooFewExpertsError(
+            f"fewer than two experts gain {config.required_gain:g} nats a token over "
+            f"the base on their own domains: {', '.join(told)}; train them longer"
+        )
+    stage("training the multitask model")
+    multitask = train_multitask(config, base, streams[kept])
+    stage("scoring and saving")
+    pick = np.array(kept)
+    experts = jax.device_get([experts[t] for t in kept])
+    multitask = jax.device_get(multitask)
+    of_kept = jax.tree.map(lambda x: x[pick], factors)
+    _write(folder, config, [names[t] for t in kept], experts, of_kept, multitask)
+    test = jax.tree.map(lambda x: x[pick], data["test"])
+    scores = _score_matrix(config, test, [base, *experts, multitask])
+    losses, shares = (np.round(x.mean(axis=-1).astype(float), 5) for x in scores)
+    return {
+        "tasks": [names[t] for t in kept],
+        "dropped": [
+            {"task": names[t], **gains[t]} for t in range(len(names)) if t not in kept
+        ],
+        "validation_gains": [{"task": names[t], **gains[t]} for t in kept],
+        "test_loss": _table(losses),
+        "test_accuracy": _table(shares),
+    }
+
+
+def _table(means: np.ndarray) -> dict[str, Any]:
+    """Rows are models, columns are domains."""
+    return {
+        "base": means[0].tolist(),
+        "experts": means[1:-1].tolist(),
+        "multitask": means[-1].tolist(),
+    }
+
+
+def _costs(config: Config, num_tasks: int) -> dict[str, Any]:
+    """Tokens and FLOPs by the usual count, six a parameter and token."""
+    num = Architecture(config.shape).num_parameters
+    tokens = {**config.tokens}
+    tokens["multitask"] = tokens["expert"] * num_tasks
+    total = tokens["base"] + tokens["experts"] + tokens["multitask"]
+    return {
+        "num_parameters": num,
+        "tokens": {**tokens, "total": total},
+        "flops": {k: 6 * num * v for k, v in {**tokens, "total": total}.items()},
+    }
+
+
+def pool_folder(config: Config, cache: Path = CACHE) -> Path:
+    """Where a pool's experts, adapters, multitask model and record are kept."""
+    name = _identity(config, _domains(config))
+    return cache / f"{config.size}-{config.kind}-seed{config.seed}-{name}"
+
+
+def _missing(folder: Path, record: dict[str, Any]) -> bool:
+    names = [f"expert_{name}" for name in record.get("tasks", ["?"])]
+    return not all((folder / name).exists() for name in (*names, "multitask"))
+
+
+def make_pool(
+    config: Config,
+    cache: Path = CACHE,
+    stage: Callable[[str], None] = lambda what: None,
+) -> Pool:
+    """The pool of a config: loaded if it is there, else trained and kept.
+
+    Args:
+      config: the settings.
+      cache: a folder; pools of different settings, code or versions never share one.
+      stage: called with a few words as each stage begins.
+
+    Raises:
+      TooFewExpertsError: if fewer than two experts have a clear gain.
+      ValueError: if the domains cannot be made here.
+    """
+    pool, _ = load_pool(config, cache, stage)
+    return pool
+
+
+def load_pool(
+    config: Config,
+    cache: Path = CACHE,
+    stage: Callable[[str], None] = lambda what: None,
+) -> tuple[Pool, dict[str, Any]]:
+    """`make_pool`, and the record of its training."""
+    domains = _domains(config)
+    identity = _identity(config, domains)
+    folder = pool_folder(config, cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RECORD
+    record = json.loads(path.read_text()) if path.exists() else {}
+    base_folder, base = _base(config, domains, cache, stage)
+    if _missing(folder, record):
+        path.unlink(missing_ok=True)
+        started = time.perf_counter()
+        record = _train(config, domains, base, folder, stage)
+        durations = {"experts and multitask": time.perf_counter() - started}
+        record |= _costs(config, len(record["tasks"]))
+        record["identity"], record["base"] = identity, base_folder.name
+        record["manifest"] = make_manifest(
+            dataclasses.replace(config, texts=config.texts and "given"),
+            durations=durations,
+        )
+        write_json(path, record)
+    return _as_pool(config, domains, base, folder, record), record
+
+
+def _as_pool(
+    config: Config,
+    domains: Sequence[Domain],
+    base: Params,
+    folder: Path,
+    record: dict[str, Any],
+) -> Pool:
+    names = record["tasks"]
+    read = lambda name: huggingface.load(folder / name).params
+    stack = lambda *leaves: jnp.asarray(np.stack(leaves))
+    return Pool(
+        name=f"Llama {config.size}, {config.kind}",
+        identity=record["identity"],
+        tasks=tuple(names),
+        base=jax.tree.map(jnp.asarray, base),
+        experts=jax.tree.map(stack, *(read(f"expert_{name}") for name in names)),
+        multitask=jax.tree.map(jnp.asarray, read("multitask")),
+        outputs=Architecture(config.shape, scanned=True).logits,
+        loss=_loss,
+        correct=_correct,
+        data=_held_out([d for d in domains if d.name in names]),
+    )
