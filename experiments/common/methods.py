@@ -76,7 +76,7 @@ def select(names: Iterable[str]) -> tuple[Method, ...]:
     ['Average', 'TIES']
     """
     names = list(names)
-    known = {method.name for method in METHODS}
+    known = [method.name for method in METHODS]
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"no method {unknown[0]!r}; there are {', '.join(known)}")
     return tuple(method for method in METHODS if method.name in names)
