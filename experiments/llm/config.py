@@ -1,4 +1,4 @@
-"""The settings of a pool: one frozen dataclass, five sizes on two cores, and presets."""
+"""The settings of a pool: one frozen dataclass; sizes and presets."""
 
 import dataclasses
 
@@ -121,6 +121,7 @@ _SMOKE = Config(
 # On two cores one expert after another is a fifth faster than eight side by side.
 _CPU = Config(base_steps=320, expert_steps=64, experts_at_once=1)
 _GPU = Config(
+    size="10M",
     domains=DOMAINS,
     length=512,
     base_steps=20_000,
@@ -143,18 +144,30 @@ def _lora(config: Config, rank: int) -> Config:
     return dataclasses.replace(config, rank=rank, expert_learning_rate=rate)
 
 
+def _of_size(config: Config, size: str) -> Config:
+    """At another size; learning rates fall as the root of the width."""
+    slower = (config.shape.hidden_size / SIZES[size].hidden_size) ** 0.5
+    return dataclasses.replace(
+        config,
+        size=size,
+        base_learning_rate=round(config.base_learning_rate * slower, 6),
+        expert_learning_rate=round(config.expert_learning_rate * slower, 6),
+    )
+
+
 def _of_sizes(config: Config, *sizes: str) -> tuple[Config, ...]:
-    return tuple(dataclasses.replace(config, size=size) for size in sizes)
+    return tuple(_of_size(config, size) for size in sizes)
 
 
 PRESETS: dict[str, tuple[Config, ...]] = {
     "smoke": (_SMOKE,),
     "cpu": (
-        *_of_sizes(_CPU, "0.1M", "0.25M", "0.6M", "1.3M", "3M"),
-        _lora(dataclasses.replace(_CPU, size="0.6M"), 8),
+        *_of_sizes(_CPU, "0.1M", "0.25M", "0.6M"),
+        _lora(_of_size(_CPU, "0.6M"), 8),
+        *_of_sizes(_CPU, "1.3M", "3M"),
     ),
     "gpu": (
         *_of_sizes(_GPU, "1.3M", "3M", "10M", "30M", "100M"),
-        _lora(dataclasses.replace(_GPU, size="30M"), 16),
+        _lora(_of_size(_GPU, "30M"), 16),
     ),
 }

@@ -1,7 +1,7 @@
 """Ten domains of exercises with exact answers, each a line: a prompt and its answer.
 
-The base is taught easy ones, the experts hard ones: larger numbers, longer lists, more
-operations. A prompt that is held out for one split is drawn for no other.
+The base is taught mostly easy ones, the experts hard ones: larger numbers, longer
+lists, more operations. A prompt that is held out for one split is drawn for no other.
 """
 
 import datetime
@@ -160,12 +160,11 @@ def roman(rng: np.random.Generator, hard: bool) -> Line:
 
 
 def bases(rng: np.random.Generator, hard: bool) -> Line:
-    """`0xff = 0b11111111`, between any two of three bases."""
+    """`0xff as 0b11111111`, between any two of three bases."""
     ways = ("x", "b", "d") if hard else ("b", "d")
-    given, asked = rng.permutation(len(ways))[:2]
+    given, asked = (ways[i] for i in rng.permutation(len(ways))[:2])
     number = _below(rng, 1024 if hard else 16)
-    shown = lambda way: f"0{way}{number:{way}}"
-    return Line(f"{shown(ways[given])} = ", shown(ways[asked]))
+    return Line(f"0{given}{number:{given}} as 0{asked}", f"{number:{asked}}")
 
 
 def sets(rng: np.random.Generator, hard: bool) -> Line:
@@ -199,7 +198,7 @@ def draw_lines(
     rng: np.random.Generator,
     num_bytes: int,
     *,
-    hard: bool,
+    hard: float,
     held_out: Set[str] = frozenset(),
     distinct: bool = False,
 ) -> list[Line]:
@@ -209,7 +208,7 @@ def draw_lines(
       name: of the domain.
       rng: the only source of chance.
       num_bytes: how much.
-      hard: whether as the experts' or as the base's.
+      hard: the share of hard ones, from 0 to 1.
       held_out: prompts that are not to be drawn.
       distinct: whether no prompt is drawn twice.
 
@@ -219,7 +218,7 @@ def draw_lines(
     make = GENERATORS[name]
     lines, seen, size, refused = [], set(held_out), 0, 0
     while size < num_bytes:
-        line = make(rng, hard)
+        line = make(rng, bool(rng.random() < hard))
         if line.prompt in seen:
             refused += 1
             if refused > 1000:

@@ -1,4 +1,4 @@
-"""`make_pool`: a base and its experts, trained or loaded, with what was seen of them."""
+"""`make_pool`: a base and its experts, trained or loaded, and what they score."""
 
 import dataclasses
 import json
@@ -127,14 +127,38 @@ def _at(tree: Any, t: int) -> Any:
     return jax.tree.map(lambda x: x[t], tree)
 
 
-def _gains(base: np.ndarray, own: np.ndarray) -> list[dict[str, float]]:
-    """What each expert gained on its own domain: mean of pairs, and standard error."""
-    pairs = base - own
-    error = pairs.std(axis=-1, ddof=1) / np.sqrt(pairs.shape[-1])
-    return [
-        {"gain": round(float(m), 5), "stderr": round(float(e), 5)}
-        for m, e in zip(pairs.mean(axis=-1), error, strict=True)
+def find_gains(
+    names: Sequence[str], losses: np.ndarray, required: float
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """Which experts gained clearly on their own domains, and what each did.
+
+    Args:
+      names: of the domains.
+      losses: `[model, domain, sample]` of the base, then of each expert.
+      required: what the mean gain must exceed by two standard errors.
+
+    Returns:
+      Positions of those that did, and for each expert the mean over paired samples of
+      its gain over the base, with the standard error.
+
+    Raises:
+      TooFewExpertsError: if there are not two.
+    """
+    own = np.arange(len(names))
+    pairs = losses[0] - losses[1:][own, own]
+    errors = pairs.std(axis=-1, ddof=1) / np.sqrt(pairs.shape[-1])
+    gains = [
+        {"task": name, "gain": round(float(m), 5), "stderr": round(float(e), 5)}
+        for name, m, e in zip(names, pairs.mean(axis=-1), errors, strict=True)
     ]
+    kept = np.flatnonzero(pairs.mean(axis=-1) - 2 * errors >= required).tolist()
+    if len(kept) < 2:
+        told = ", ".join(f"{gain['task']} ({gain['gain']:+.3f})" for gain in gains)
+        raise TooFewExpertsError(
+            f"fewer than two experts gain {required:g} nats a token over the base on "
+            f"their own domains: {told}; train them longer"
+        )
+    return kept, gains
 
 
 def _write(
@@ -191,17 +215,8 @@ def _train(
     data = _held_out(domains)
     experts = [_at(stacked, t) for t in range(len(domains))]
     losses, _ = _score_matrix(config, data["validation"], [base, *experts])
-    own = losses[1:][np.arange(len(domains)), np.arange(len(domains))]
-    gains = _gains(losses[0], own)
-    clear = [g["gain"] - 2 * g["stderr"] >= config.required_gain for g in gains]
-    kept = [t for t, is_clear in enumerate(clear) if is_clear]
     names = [domain.name for domain in domains]
-    if len(kept) < 2:
-        told = [f"{n} ({g['gain']:+.3f})" for n, g in zip(names, gains, strict=True)]
-        raise TooFewExpertsError(
-            f"fewer than two experts gain {config.required_gain:g} nats a token over "
-            f"the base on their own domains: {', '.join(told)}; train them longer"
-        )
+    kept, gains = find_gains(names, losses, config.required_gain)
     stage("training the multitask model")
     multitask = train_multitask(config, base, streams[kept])
     stage("scoring and saving")
@@ -215,10 +230,8 @@ def _train(
     losses, shares = (np.round(x.mean(axis=-1).astype(float), 5) for x in scores)
     return {
         "tasks": [names[t] for t in kept],
-        "dropped": [
-            {"task": names[t], **gains[t]} for t in range(len(names)) if t not in kept
-        ],
-        "validation_gains": [{"task": names[t], **gains[t]} for t in kept],
+        "dropped": [gains[t] for t in range(len(names)) if t not in kept],
+        "validation_gains": [gains[t] for t in kept],
         "test_loss": _table(losses),
         "test_accuracy": _table(shares),
     }
@@ -302,6 +315,7 @@ def load_pool(
             durations=durations,
         )
         write_json(path, record)
+        record = json.loads(path.read_text())
     return _as_pool(config, domains, base, folder, record), record
 
 

@@ -1,0 +1,57 @@
+"""A pool's training as a table that a person reads."""
+
+from typing import Any
+
+import numpy as np
+
+
+def training_table(record: dict[str, Any]) -> str:
+    """The losses on the test sets: a row a domain, and the mean.
+
+    Args:
+      record: as `pool.load_pool` gives it.
+    """
+    losses, shares = record["test_loss"], record["test_accuracy"]
+    own = lambda table: np.diagonal(np.array(table["experts"]))
+    columns = [
+        losses["base"],
+        own(losses),
+        _of_others(np.array(losses["experts"])),
+        losses["multitask"],
+        shares["base"],
+        own(shares),
+        shares["multitask"],
+    ]
+    values = np.array(columns, float).T
+    rows = [
+        f"{'':<12} {'nats a token':>34} {'':>8} {'right':>26}",
+        f"{'domain':<12} {'base':>8} {'own':>8} {'others':>8} {'multi':>8} {'':>8}"
+        f" {'base':>8} {'own':>8} {'multi':>8}",
+    ]
+    for name, row in zip(
+        [*record["tasks"], "mean"], [*values, values.mean(axis=0)], strict=True
+    ):
+        nats = " ".join(f"{x:>8.3f}" for x in row[:4])
+        right = " ".join(f"{x:>8.1%}" for x in row[4:])
+        rows.append(f"{name:<12} {nats} {'':>8} {right}")
+    for gone in record["dropped"]:
+        rows.append(
+            f"dropped, no clear gain: {gone['task']} "
+            f"({gone['gain']:+.3f} ± {gone['stderr']:.3f})"
+        )
+    return "\n".join(rows)
+
+
+def _of_others(experts: np.ndarray) -> np.ndarray:
+    """The mean loss on each domain of the experts of other domains."""
+    size = len(experts)
+    return (experts.sum(axis=0) - np.diagonal(experts)) / (size - 1)
+
+
+def costs(record: dict[str, Any]) -> str:
+    """Parameters, tokens and FLOPs in a line."""
+    return (
+        f"{record['num_parameters']:,} parameters, "
+        f"{record['tokens']['total']:,} tokens, "
+        f"{record['flops']['total']:.2g} FLOPs"
+    )
