@@ -5,7 +5,7 @@ the mean loss of the merged experts' tasks on validation samples.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,8 @@ from jaxtyping import Array
 import jaxmerge
 from experiments.common.methods import Method
 from experiments.common.pools import Pool, Scores, score, score_ensemble
+from experiments.common.results import Results
+from jaxmerge import laws
 
 # Wide: published scales that shrink with k need much larger ones.
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
@@ -79,18 +81,29 @@ def _numbers(scores: Scores, at: int) -> dict[str, Any]:
 
 
 def measure_merge(
-    scorer: Scorer, method: Method, members: Sequence[int], seed: int
+    scorer: Scorer,
+    method: Method,
+    members: Sequence[int],
+    seed: int,
+    grid: Sequence[float] = GRID,
 ) -> dict[str, Any]:
     """What one merge scores on every task's test samples, in both columns.
+
+    Args:
+      scorer: of the pool.
+      method: what merges.
+      members: positions of experts.
+      seed: of random methods.
+      grid: what the published scale is multiplied by in the search.
 
     Returns:
       JSON data: `published` and `tuned` with `loss` and `accuracy` a task, `scale`, the
       multiplier that was chosen, and `trials`, the validation loss of each.
     """
     merged = merged_model(scorer.pool, method.make(), members, seed)
-    trials = scorer(merged, "validation", GRID).loss[:, list(members)].mean(axis=1)
+    trials = scorer(merged, "validation", grid).loss[:, list(members)].mean(axis=1)
     trials = np.where(np.isfinite(trials), trials, np.inf)
-    scale = GRID[int(np.argmin(trials))]
+    scale = grid[int(np.argmin(trials))]
     test = scorer(merged, "test", (1.0, scale))
     return {
         "published": _numbers(test, 0),
@@ -117,3 +130,59 @@ def measure_ensemble(pool: Pool, members: Sequence[int]) -> dict[str, Any]:
     """The logit ensemble of some experts on every task's test samples."""
     found = jax.jit(lambda: score_ensemble(pool, members, "test"))()
     return _numbers(Scores(*(np.asarray(x, np.float64)[None] for x in found)), 0)
+
+
+def sets_of_sizes(
+    size: int, counts: Iterable[int], num: int, seed: int
+) -> list[tuple[int, ...]]:
+    """Sets of experts of each size, drawn alike for all methods; few experts first.
+
+    Args:
+      size: of the pool; the last set is the whole of it.
+      counts: numbers of experts; those of the pool's size or above are left out.
+      num: how many sets of each, or all that there are.
+      seed: of the draws.
+    """
+    key = jax.random.key(seed)
+    found = []
+    for k in sorted({k for k in counts if k < size} | {size}):
+        there_are = min(num, laws.num_subsets(size, [k]))
+        own = jax.random.fold_in(key, k)
+        masks = laws.uniform_subsets(own, size, k, there_are).masks
+        found += [tuple(np.flatnonzero(mask).tolist()) for mask in masks]
+    return found
+
+
+def sweep(
+    scorer: Scorer,
+    methods: Sequence[Method],
+    sets: Sequence[Sequence[int]],
+    results: Results,
+    seed: int,
+    grid: Sequence[float] = GRID,
+) -> list[dict[str, Any]]:
+    """A row for each method and set; rows that are finished are not computed again."""
+    rows = []
+    for members in sets:
+        for method in methods:
+            if len(members) < method.fewest:
+                continue
+            settings = {
+                "pool": scorer.pool.identity,
+                "method": method.name,
+                "merger": repr(method.make()),
+                "members": list(members),
+                "grid": list(grid),
+                "seed": seed,
+            }
+            compute = functools.partial(
+                measure_merge, scorer, method, members, seed, grid
+            )
+            rows.append(results.get_or_compute(settings, compute))
+    return rows
+
+
+def references(scorer: Scorer, results: Results) -> dict[str, Any]:
+    """`measure_references`, from the rows if it is there."""
+    settings = {"pool": scorer.pool.identity, "what": "references"}
+    return results.get_or_compute(settings, lambda: measure_references(scorer))

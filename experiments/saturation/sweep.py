@@ -4,34 +4,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from experiments.common.families import make_family
 from experiments.common.merging import (
-    GRID,
     Scorer,
     measure_ensemble,
-    measure_merge,
-    measure_references,
+    references,
+    sets_of_sizes,
+    sweep,
 )
 from experiments.common.methods import select
 from experiments.common.pools import Pool
 from experiments.common.results import Results
 from experiments.saturation.config import Config
-from jaxmerge import laws
-
-
-def sets_of(pool: Pool, config: Config) -> list[tuple[int, ...]]:
-    """The sets that every method merges: few experts first, the whole pool last."""
-    counts = sorted({k for k in config.counts if k < pool.size} | {pool.size})
-    key = jax.random.key(config.seed)
-    found = []
-    for k in counts:
-        num = min(config.subsets, laws.num_subsets(pool.size, [k]))
-        design = laws.uniform_subsets(jax.random.fold_in(key, k), pool.size, k, num)
-        found += [tuple(np.flatnonzero(mask).tolist()) for mask in design.masks]
-    return found
 
 
 def count_rows(config: Config) -> int:
@@ -64,38 +48,14 @@ def run_sweep(config: Config, out: Path, cache: Path) -> Iterator[dict[str, Any]
 
 def _one_pool(pool: Pool, config: Config, results: Results) -> dict[str, Any]:
     scorer = Scorer(pool)
-    known = {"pool": pool.identity, "grid": list(GRID), "seed": config.seed}
-    references = results.get_or_compute(
-        {"pool": pool.identity, "what": "references"},
-        lambda: measure_references(scorer),
-    )
-    merges, ensembles = [], []
-    for members in sets_of(pool, config):
-        ensembles.append(
-            results.get_or_compute(
-                {
-                    "pool": pool.identity,
-                    "what": "ensemble",
-                    "members": list(members),
-                },
-                lambda members=members: measure_ensemble(pool, members),
-            )
-        )
-        for method in select(config.methods):
-            if len(members) < method.fewest:
-                continue
-            settings = {
-                **known,
-                "method": method.name,
-                "merger": repr(method.make()),
-                "members": list(members),
-            }
-            merges.append(
-                results.get_or_compute(
-                    settings,
-                    lambda method=method, members=members: measure_merge(
-                        scorer, method, members, config.seed
-                    ),
-                )
-            )
-    return {"references": references, "merges": merges, "ensembles": ensembles}
+    sets = sets_of_sizes(pool.size, config.counts, config.subsets, config.seed)
+
+    def ensemble(members: tuple[int, ...]) -> dict[str, Any]:
+        settings = {"pool": pool.identity, "what": "ensemble", "members": list(members)}
+        return results.get_or_compute(settings, lambda: measure_ensemble(pool, members))
+
+    return {
+        "references": references(scorer, results),
+        "merges": sweep(scorer, select(config.methods), sets, results, config.seed),
+        "ensembles": [ensemble(members) for members in sets],
+    }

@@ -1,0 +1,1 @@
+"""When heavier tails help: RHT against TIES, DARE and its norm-matched control."""
