@@ -14,11 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.common.manifest import make_manifest
-from experiments.common.pools import Pool
 from experiments.common.results import write_json
-from experiments.toy import classifiers, digits
-from experiments.toy.classifiers import ClassifierConfig
-from experiments.toy.presets import PRESETS, Family
+from experiments.toy.presets import PRESETS, Family, train_family
 from experiments.toy.training import summary
 
 
@@ -33,15 +30,6 @@ class Config:
 
     seed: int | None
     families: dict[str, Family]
-
-
-def make_pool(
-    config: Family, folder: Path | None = None, stage: Any = lambda what: None
-) -> tuple[Pool, dict[str, Any]]:
-    """The pool of any family, and the record of its training."""
-    if isinstance(config, ClassifierConfig):
-        return classifiers.make_pool_and_record(config, folder, stage)
-    return digits.make_pool_and_record(config, folder, stage)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -73,7 +61,7 @@ def run(families: dict[str, Family], out: Path) -> list[dict[str, Any]]:
     for name, config in bar:
         started = time.perf_counter()
         stage = lambda what, name=name: bar.set_postfix_str(f"{name}: {what}")
-        pool, record = make_pool(config, out / name, stage)
+        pool, record = train_family(config, out / name, stage)
         rows.append(summary(pool))
         seconds[name] = time.perf_counter() - started
         work[name] = {key: record[key] for key in ("samples", "flops", "gains")}

@@ -1,12 +1,29 @@
-"""The families of each preset, by name."""
+"""Configs by name, and the pool of any of them."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
+from experiments.common.pools import Pool
+from experiments.toy import classifiers, digits, matrices, worlds
 from experiments.toy.classifiers import ClassifierConfig
 from experiments.toy.digits import DigitsConfig
-from experiments.toy.training import Schedule
+from experiments.toy.matrices import RegressionConfig
+from experiments.toy.training import Schedule, Stage
+from experiments.toy.worlds import QuadraticConfig, World
 
 Family = ClassifierConfig | DigitsConfig
+Exact = QuadraticConfig | RegressionConfig
+
+_QUADRATIC = QuadraticConfig(tasks=200, dimension=32, condition=100.0)
+
+WORLDS: dict[str, Exact] = {
+    "alike": dataclasses.replace(_QUADRATIC, correlation=0.3),
+    "apart": dataclasses.replace(
+        _QUADRATIC, correlation=0.0, norm_spread=0.7, training_time=3.0
+    ),
+    "regression": RegressionConfig(tasks=200, layers=1, inputs=24, outputs=16),
+}
 
 _SMOKE: dict[str, Family] = {
     "softmax": ClassifierConfig(
@@ -63,3 +80,26 @@ _GPU: dict[str, Family] = {
 }
 
 PRESETS: dict[str, dict[str, Family]] = {"smoke": _SMOKE, "cpu": _CPU, "gpu": _GPU}
+
+
+def make_world(config: Exact) -> World:
+    """An exact world: its pool and its closed forms."""
+    if isinstance(config, QuadraticConfig):
+        return worlds.make_world(config)
+    return matrices.make_world(config)
+
+
+def train_family(
+    config: Family, folder: Path | None = None, stage: Stage = lambda what: None
+) -> tuple[Pool, dict[str, Any]]:
+    """The pool of a trained family, and the record of its training."""
+    if isinstance(config, ClassifierConfig):
+        return classifiers.make_pool_and_record(config, folder, stage)
+    return digits.make_pool_and_record(config, folder, stage)
+
+
+def make_pool(config: Family | Exact, folder: Path | None = None) -> Pool:
+    """The pool of any config; trained models are kept in the folder, if given."""
+    if isinstance(config, ClassifierConfig | DigitsConfig):
+        return train_family(config, folder)[0]
+    return make_world(config).pool
