@@ -45,8 +45,7 @@ class Config:
 PRESETS = {
     "smoke": Config(
         families=(("regression_small", 1),),
-        counts=(2,),
-        subsets=2,
+        counts=(),
         densities=(0.3, 0.7),
     ),
     "cpu": Config(),
