@@ -1,6 +1,7 @@
 """`make_pool`: a base and its experts, trained or loaded, and what they score."""
 
 import dataclasses
+import functools
 import json
 import platform
 import time
@@ -20,7 +21,7 @@ from experiments.llm import huggingface
 from experiments.llm.config import Config
 from experiments.llm.domains import Domain, base_mixture, make_domains
 from experiments.llm.lora import Factors, adapter_path, save_adapter
-from experiments.llm.model import Architecture, Params
+from experiments.llm.model import Architecture, ModelConfig, Params
 from experiments.llm.train import (
     sequence_losses,
     train_base,
@@ -104,21 +105,23 @@ def _identity(
     )
 
 
-def _score_matrix(
+@functools.partial(jax.jit, static_argnums=0)
+def _score(shape: ModelConfig, params: Params, data: Batch) -> tuple[Array, Array]:
+    """Loss and accuracy of every sequence: `[domain, sample]` each."""
+    architecture = Architecture(shape, scanned=True)
+
+    def on_one(batch: Batch) -> tuple[Array, Array]:
+        logits = architecture.logits(params, batch.inputs)
+        return _loss(logits, batch.targets), _correct(logits, batch.targets)
+
+    return jax.lax.map(on_one, data)
+
+
+def _score_all(
     config: Config, data: Batch, models: Sequence[Params]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Losses and accuracies of models on domains: `[model, domain, sample]` each."""
-    architecture = Architecture(config.shape, scanned=True)
-
-    @jax.jit
-    def of_one(params: Params) -> tuple[Array, Array]:
-        def on_one(batch: Batch) -> tuple[Array, Array]:
-            logits = architecture.logits(params, batch.inputs)
-            return _loss(logits, batch.targets), _correct(logits, batch.targets)
-
-        return jax.lax.map(on_one, data)
-
-    found = [jax.device_get(of_one(params)) for params in models]
+    """Losses and accuracies of models: `[model, domain, sample]` each."""
+    found = [jax.device_get(_score(config.shape, params, data)) for params in models]
     losses, shares = (np.stack(x) for x in zip(*found, strict=True))
     return losses, shares
 
@@ -214,7 +217,7 @@ def _train(
     stage("scoring the experts")
     data = _held_out(domains)
     experts = [_at(stacked, t) for t in range(len(domains))]
-    losses, _ = _score_matrix(config, data["validation"], [base, *experts])
+    losses, _ = _score_all(config, data["validation"], [base, *experts])
     names = [domain.name for domain in domains]
     kept, gains = find_gains(names, losses, config.required_gain)
     stage("training the multitask model")
@@ -226,7 +229,7 @@ def _train(
     of_kept = jax.tree.map(lambda x: x[pick], factors)
     _write(folder, config, [names[t] for t in kept], experts, of_kept, multitask)
     test = jax.tree.map(lambda x: x[pick], data["test"])
-    scores = _score_matrix(config, test, [base, *experts, multitask])
+    scores = _score_all(config, test, [base, *experts, multitask])
     losses, shares = (np.round(x.mean(axis=-1).astype(float), 5) for x in scores)
     return {
         "tasks": [names[t] for t in kept],

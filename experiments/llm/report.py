@@ -55,3 +55,41 @@ def costs(record: dict[str, Any]) -> str:
         f"{record['tokens']['total']:,} tokens, "
         f"{record['flops']['total']:.2g} FLOPs"
     )
+
+
+def domain_table(rows: list[dict[str, Any]]) -> str:
+    """The base and each expert on each domain, in nats a token.
+
+    Args:
+      rows: as `real.run` gives them.
+    """
+    alone = [row for row in rows if row["method"] in ("base", "expert")]
+    domains = list(alone[0]["losses"])
+    lines = [f"{'':<24}" + "".join(f" {name:>12.12}" for name in domains)]
+    for row in alone:
+        name = row["experts"][0] if row["experts"] else "base"
+        losses = "".join(f" {row['losses'][d]:>12.4f}" for d in domains)
+        lines.append(f"{name:<24.24}{losses}")
+    return "\n".join(lines)
+
+
+def merge_table(rows: list[dict[str, Any]]) -> str:
+    """The mean loss over domains of each method's merges, a column for each k.
+
+    Args:
+      rows: as `real.run` gives them; several merges of one k are averaged.
+    """
+    merges = [row for row in rows if row["method"] not in ("base", "expert")]
+    counts = sorted({row["k"] for row in merges})
+    lines = [f"{'k':<24}" + "".join(f" {k:>8}" for k in counts)]
+    for method in dict.fromkeys(row["method"] for row in merges):
+        cells = []
+        for k in counts:
+            means = [
+                float(np.mean(list(row["losses"].values())))
+                for row in merges
+                if row["method"] == method and row["k"] == k
+            ]
+            cells.append(f" {np.mean(means):>8.4f}" if means else f" {'':>8}")
+        lines.append(f"{method:<24}" + "".join(cells))
+    return "\n".join(lines)
