@@ -1,0 +1,1 @@
+"""Question 6: which terms of the generalisation bound rank real fine-tunes?"""
