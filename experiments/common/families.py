@@ -1,8 +1,10 @@
 """Families of experts by name, so that any question can be asked of any of them."""
 
+import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.common.pools import Pool
 from experiments.toy import classifiers, digits, matrices
@@ -48,6 +50,7 @@ _SMALL = matrices.RegressionConfig(tasks=4, layers=1, inputs=12, outputs=8, rank
 FAMILIES: dict[str, Make] = {
     "regression_small": _regression(_SMALL),
     "regression": _regression(matrices.RegressionConfig(tasks=32)),
+    "regression_200": _regression(matrices.RegressionConfig(tasks=200, layers=1)),
     "softmax_small": _toy("smoke", "softmax"),
     "softmax": _toy("cpu", "softmax"),
     "perceptron": _toy("cpu", "perceptron"),
@@ -75,3 +78,22 @@ def make_family(name: str, seed: int, cache: Path = CACHE) -> Pool:
     if name not in FAMILIES:
         raise ValueError(f"no family {name!r}; there are {', '.join(FAMILIES)}")
     return FAMILIES[name](seed, cache)
+
+
+def with_families(
+    parser: argparse.ArgumentParser, config: Any, names: Sequence[str] | None
+) -> Any:
+    """A config with some of its families; what it has not ends the program.
+
+    Args:
+      parser: tells the user.
+      config: a dataclass with `families`, pairs of a name and a number of seeds.
+      names: those to keep; all if None.
+    """
+    known = [name for name, _ in config.families]
+    if unknown := [name for name in names or () if name not in known]:
+        parser.error(
+            f"no family {unknown[0]!r} in this preset; there are {', '.join(known)}"
+        )
+    kept = tuple(f for f in config.families if names is None or f[0] in names)
+    return dataclasses.replace(config, families=kept)

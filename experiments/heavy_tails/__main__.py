@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 from tqdm import tqdm
 
-from experiments.common.families import CACHE
+from experiments.common.families import CACHE, with_families
 from experiments.common.manifest import make_manifest
 from experiments.common.results import write_json
 from experiments.heavy_tails.config import PRESETS, Config
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.heavy_tails")
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--family", nargs="+", help="some of the preset's families")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--cache", type=Path, default=CACHE, help="trained models")
     parser.add_argument("--draw", type=Path, help="a summary.json to draw again")
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(draw_all(found, options.out or options.draw.parent))
         return 0
     out = options.out or Path("runs") / "heavy_tails" / options.preset
-    print(table(run(PRESETS[options.preset], out, options.cache)))
+    config = with_families(parser, PRESETS[options.preset], options.family)
+    print(table(run(config, out, options.cache)))
     print(f"in {out}: summary.json, merges.jsonl and heavy_tails.png")
     return 0
 

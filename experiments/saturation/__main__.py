@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from tqdm import tqdm
 
-from experiments.common.families import CACHE
+from experiments.common.families import CACHE, with_families
 from experiments.common.manifest import make_manifest
 from experiments.common.results import write_json
 from experiments.saturation.config import PRESETS, Config
@@ -68,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m experiments.saturation")
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--family", nargs="+", help="some of the preset's families")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--cache", type=Path, default=CACHE, help="trained models")
     parser.add_argument("--draw", type=Path, help="a summary.json to draw again")
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(path)
         return 0
     out = options.out or Path("runs") / "saturation" / options.preset
-    config = PRESETS[options.preset]
+    config = with_families(parser, PRESETS[options.preset], options.family)
     print(table(config, run(config, out, options.cache)))
     print(f"in {out}: summary.json, merges.jsonl and the figures")
     return 0

@@ -1,0 +1,1 @@
+"""Which mechanism dominates as experts are added, and which method removes it."""

@@ -1,0 +1,68 @@
+"""Mechanisms over k above, methods' leads over k below; a column for each family."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from experiments.common.methods import METHODS
+from experiments.mechanisms.config import MECHANISMS
+
+_STYLES = {"means": ":", "pruned": "-.", "spectral": "-", "interference": "--"}
+
+
+def draw(found: dict[str, Any]) -> Figure:
+    """Draws a summary, as read from its file."""
+    families = found["families"]
+    figure, grid = plt.subplots(
+        2,
+        len(families),
+        figsize=(2.9 * len(families) + 1.9, 5.6),
+        squeeze=False,
+        sharex="col",
+        layout="constrained",
+    )
+    for j, (name, family) in enumerate(families.items()):
+        _mechanisms(grid[0, j], family)
+        _leads(grid[1, j], family)
+        grid[0, j].set_title(f"{name}\n{family['label']}", fontsize=9)
+        grid[1, j].set_xlabel("experts merged, k")
+    grid[0, 0].set_ylabel("how far from neutral\n(logarithm of the ratio)")
+    grid[1, 0].set_ylabel("share of gains kept, points\nahead of the tuned average")
+    for row in grid:
+        row[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    return figure
+
+
+def _lines(axes: Any, curve: dict[str, Any], factor: float, **style: Any) -> None:
+    counts = sorted(curve, key=int)
+    values = [[factor * x for x in curve[k]] for k in counts]
+    middle, lower, upper = zip(*values, strict=True)
+    ks = [int(k) for k in counts]
+    (line,) = axes.plot(ks, middle, marker="o", markersize=3, lw=1.3, **style)
+    axes.fill_between(ks, lower, upper, color=line.get_color(), alpha=0.1, lw=0)
+
+
+def _mechanisms(axes: Any, family: dict[str, Any]) -> None:
+    for c, name in enumerate(MECHANISMS):
+        if family["mechanisms"][name]:
+            _lines(axes, family["mechanisms"][name], 1.0, color=f"C{c}", label=name)
+    axes.axhline(0, color="black", lw=0.8)
+    _finish(axes)
+
+
+def _leads(axes: Any, family: dict[str, Any]) -> None:
+    methods = [m for m in METHODS if m.name in family["lead"]]
+    for c, method in enumerate(methods):
+        style = {"color": f"C{c % 10}", "ls": _STYLES[method.family]}
+        _lines(axes, family["lead"][method.name], 100, label=method.label, **style)
+    axes.axhline(0, color="black", lw=0.8)
+    # One method that diverges must not flatten all others.
+    axes.set_ylim(bottom=max(axes.get_ylim()[0], -60))
+    _finish(axes)
+
+
+def _finish(axes: Any) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.grid(alpha=0.25)
