@@ -169,9 +169,7 @@ def plan(config: RealConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
                 yield from ((method, members) for members in sets)
 
 
-def _load(
-    config: RealConfig, method: str, members: Sequence[int], work: Path
-) -> Params:
+def load(config: RealConfig, method: str, members: Sequence[int], work: Path) -> Params:
     """The parameters of the base, of an expert, or of a merge made for the moment."""
     experts = [config.experts[i] for i in members]
     if method == "base":
@@ -236,7 +234,7 @@ def run(
 
         def compute(method=method, members=members, names=names) -> dict[str, Any]:
             stage(" ".join([method, *names]))
-            losses = evaluate(_load(config, method, members, out / "work"))
+            losses = evaluate(load(config, method, members, out / "work"))
             return {"experts": names, "k": len(names), "losses": losses}
 
         settings = {**common, "method": method, "of": [hashes[i] for i in members]}

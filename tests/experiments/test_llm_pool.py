@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -75,7 +74,7 @@ def test_the_pool_scores_as_the_record_says(found):
         np.testing.assert_allclose(
             one.accuracy, record["test_accuracy"][kind], atol=2e-5
         )
-    merged = jaxmerge.average()(pool.base, pool.subset((0, 2)))
+    merged = jax.tree.map(lambda x, y: (x + y) / 2, *pool.subset((0, 2)))
     assert np.isfinite(scored(merged).loss).all()
 
 
@@ -109,6 +108,7 @@ def test_models_are_hugging_face_folders(found, cache):
     assert huggingface.load(cache / record["base"]).config == SMOKE.shape
 
 
+@pytest.mark.slow
 def test_an_adapter_in_peft_format_gives_the_expert(tmp_path):
     config = dataclasses.replace(SMOKE, rank=3, expert_steps=2)
     architecture = Architecture(config.shape)
@@ -136,11 +136,11 @@ def test_an_adapter_in_peft_format_gives_the_expert(tmp_path):
 
 def test_factors_start_as_no_change():
     params = jax.tree.map(
-        lambda x: jnp.ones(x.shape), Architecture(SMOKE.shape).abstract
+        lambda x: np.ones(x.shape, np.float32), Architecture(SMOKE.shape).abstract
     )
-    factors = init_factors(params, 2, jax.random.key(0))
+    factors = jax.jit(init_factors, static_argnums=1)(params, 2, jax.random.key(0))
     assert len(factors) == 7
-    same = add_factors(params, factors, 3.0)
+    same = jax.jit(add_factors, static_argnums=2)(params, factors, 3.0)
     jax.tree.map(np.testing.assert_array_equal, same, params)
     assert all(np.std(pair["a"]) > 0 for pair in factors.values())
 
@@ -160,12 +160,12 @@ def test_experts_without_a_clear_gain_are_dropped_by_name():
 
 
 def test_sizes_are_spread_over_a_decade_and_a_half():
-    counts = {n: Architecture(shape).num_parameters for n, shape in SIZES.items()}
+    names = dict.fromkeys(config.size for config in PRESETS["cpu"])
+    counts = {n: Architecture(SIZES[n]).num_parameters for n in names}
     for name, count in counts.items():
         assert count == pytest.approx(float(name[:-1]) * 1e6, rel=0.13)
-    cpu = sorted({counts[config.size] for config in PRESETS["cpu"]})
-    assert len(cpu) == 5
-    assert cpu[-1] / cpu[0] > 10**1.4
+    assert len(counts) == 5
+    assert counts["3M"] / counts["0.1M"] > 10**1.4
     assert all(len(config.domains) >= 8 for config in PRESETS["cpu"])
     assert all(len(config.domains) == 16 for config in PRESETS["gpu"])
     assert TINY not in SIZES
