@@ -111,7 +111,7 @@ def draw(
         axes.set_xscale("log")
         axes.set_ylim(0, 1.8 * base)
         style.label(axes, "experts merged, k of 200", "mean loss of 200 tasks", name)
-    style.legend(panels[0], loc="upper left")
+    style.legend(panels[-1], loc="lower left")
     return figure
 
 

@@ -50,7 +50,7 @@ _SMOKE: dict[str, Family] = {
 
 # Experts of transformers and ResNets are fitted with Adam: SGD's lag behind theirs.
 _CPU: dict[str, Family] = {
-    "softmax": ClassifierConfig(tasks=50, classes=5),
+    "softmax": ClassifierConfig(tasks=50, inputs=256, noise=0.03),
     "perceptron": ClassifierConfig(tasks=50, hidden=(64,), activation="tanh"),
     "deep": ClassifierConfig(tasks=16, hidden=(96, 96)),
     "mlp": DigitsConfig("mlp", width=384),
@@ -63,7 +63,7 @@ _LARGE = DigitsConfig(
     "mlp", width=1024, train_copies=32, test_copies=8, base_copies=16, base=_LONG
 )
 _GPU: dict[str, Family] = {
-    "softmax": ClassifierConfig(tasks=50, inputs=128, train_samples=8192),
+    "softmax": ClassifierConfig(tasks=50, inputs=256, train_samples=8192),
     "perceptron": ClassifierConfig(
         tasks=50, inputs=128, hidden=(512,), train_samples=8192
     ),
