@@ -34,6 +34,19 @@ def _toy(preset: str, name: str) -> Make:
     return make
 
 
+def _softmax(inputs: int) -> Make:
+    """Small models of several sizes, for tests."""
+    config = PRESETS["smoke"]["softmax"]
+    assert isinstance(config, classifiers.ClassifierConfig)
+    config = dataclasses.replace(config, inputs=inputs, tasks=5)
+
+    def make(seed: int, cache: Path) -> Pool:
+        folder = cache / "toy" / "smoke" / f"softmax{inputs}-{seed}"
+        return classifiers.make_pool(dataclasses.replace(config, seed=seed), folder)
+
+    return make
+
+
 def _language(size: str, rank: int | None = None) -> Make:
     def make(seed: int, cache: Path) -> Pool:
         # Domains are read from this machine's texts: only who asks for them waits.
@@ -52,6 +65,7 @@ FAMILIES: dict[str, Make] = {
     "regression": _regression(matrices.RegressionConfig(tasks=32)),
     "regression_200": _regression(matrices.RegressionConfig(tasks=200, layers=1)),
     "softmax_small": _toy("smoke", "softmax"),
+    **{f"softmax_{inputs}": _softmax(inputs) for inputs in (8, 12, 16, 24)},
     "softmax": _toy("cpu", "softmax"),
     "perceptron": _toy("cpu", "perceptron"),
     "deep": _toy("cpu", "deep"),

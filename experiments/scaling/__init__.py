@@ -1,0 +1,1 @@
+"""Whether the merging scaling law holds here, and whether it forecasts."""

@@ -1,0 +1,117 @@
+"""Merges of every size of model: those that forecasts may see, then the others."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.common.curves import pooled_loss
+from experiments.common.families import make_family
+from experiments.common.merging import Scorer, sets_of_sizes, sweep
+from experiments.common.pools import Pool
+from experiments.common.results import Results
+from experiments.scaling.config import CANDIDATES, Config
+from jaxmerge import laws
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """One size of model.
+
+    Attributes:
+      name: of the family.
+      pool: its experts.
+      scorer: of the pool.
+    """
+
+    name: str
+    pool: Pool
+    scorer: Scorer
+
+    @property
+    def parameters(self) -> float:
+        """N, in millions."""
+        return self.pool.num_parameters / 1e6
+
+
+def load_sizes(config: Config, cache: Path) -> list[Size]:
+    """All sizes, smallest first.
+
+    Raises:
+      ValueError: if fewer than four sizes are asked for.
+    """
+    if len(config.families) < 4:
+        raise ValueError(
+            f"there are {len(config.families)} sizes; a joint law needs three, beside "
+            "the largest, which is forecast"
+        )
+    pools = [(name, make_family(name, 0, cache)) for name, _ in config.families]
+    sizes = [Size(name, pool, Scorer(pool)) for name, pool in pools]
+    return sorted(sizes, key=lambda size: size.parameters)
+
+
+def measure(
+    config: Config, size: Size, results: Results, *, seen: bool
+) -> list[dict[str, Any]]:
+    """The rows of one size, at the k that forecasts may see or at all others."""
+    sets = sets_of_sizes(
+        size.pool.size, range(1, size.pool.size), config.subsets, config.seed
+    )
+    own = [members for members in sets if (len(members) <= config.seen) == seen]
+    methods = [CANDIDATES[name] for name in config.methods]
+    # Published scales only: one trial.
+    return sweep(size.scorer, methods, own, results, config.seed, (1.0,))
+
+
+def points_of(
+    sizes: Sequence[Size], rows: Mapping[str, Sequence[dict[str, Any]]], method: str
+) -> laws.Points:
+    """Means and variances over sets of the pooled loss, by size and k.
+
+    Args:
+      sizes: those of the rows.
+      rows: name of the size to its rows.
+      method: whose.
+    """
+    columns: dict[str, list[float]] = {c: [] for c in ("N", "k", "mean", "var", "n")}
+    for size in sizes:
+        losses: dict[int, list[float]] = {}
+        for row in rows.get(size.name, ()):
+            if row["method"] == method:
+                value = pooled_loss(row["published"]["loss"])
+                losses.setdefault(len(row["members"]), []).append(value)
+        for k, values in sorted(losses.items()):
+            spread = float(np.var(values, ddof=1)) if len(values) > 1 else np.nan
+            columns["N"].append(size.parameters)
+            columns["k"].append(k)
+            columns["mean"].append(float(np.mean(values)))
+            columns["var"].append(spread)
+            columns["n"].append(len(values))
+    return laws.curve_points(
+        columns["k"],
+        columns["mean"],
+        size=columns["N"],
+        variance=columns["var"],
+        count=columns["n"],
+    )
+
+
+def run_sweep(
+    config: Config, out: Path, cache: Path, *, seen: bool
+) -> tuple[list[Size], dict[str, list[dict[str, Any]]]]:
+    """All sizes with the rows that forecasts may see, or with all rows.
+
+    What may be seen is k up to `seen` of every size but the largest.
+    """
+    results = Results(out / "merges.jsonl")
+    sizes = load_sizes(config, cache)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for size in sizes:
+        if seen and size is sizes[-1]:
+            continue
+        rows[size.name] = measure(config, size, results, seen=True)
+        if not seen:
+            rows[size.name] += measure(config, size, results, seen=False)
+    return sizes, rows
