@@ -1,0 +1,127 @@
+"""One page of all questions: what is asked, how, what the figures show, what was found.
+
+The text is that of each question's README, so that there is one place to change it.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "experiments.md"
+FOUND = ("What was found", "Findings")
+COMPARED = "Compared with the paper"
+PROTOCOLS = ("Protocol", "What is measured", "What is scored")
+
+_HEAD = """# Experiments
+
+What the papers claim, tested at sizes that train on two cores; each question is a
+folder of `experiments/` with one command, its protocol and its results. This page is
+made of their READMEs, and the figures of their committed results, by
+
+    python -m experiments
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A folder of `experiments/`.
+
+    Attributes:
+      folder: its name.
+      draw: makes its figures from committed results, into a folder; None where drawing
+        takes models or hours.
+      figures: patterns of its figures' names in `docs/figures`.
+      module: what runs it, where it is not the folder itself.
+    """
+
+    folder: str
+    draw: Callable[[Path], object] | None = None
+    figures: tuple[str, ...] = ()
+    module: str | None = None
+
+    @property
+    def readme(self) -> Path:
+        """Where its text is."""
+        return ROOT / "experiments" / self.folder / "README.md"
+
+    @property
+    def results(self) -> Path:
+        """Where its committed results are."""
+        return ROOT / "experiments" / self.folder / "results"
+
+
+def sections(text: str) -> dict[str, str]:
+    """The parts of a README by their headings; what precedes the first is `""`.
+
+    >>> sections("# Why?\\n\\nSo.\\n\\n## Findings\\nNone.\\n")
+    {'': '# Why?\\n\\nSo.', 'Findings': 'None.'}
+    """
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+    found = {"": parts[0].strip()}
+    found |= {
+        name.strip(): body.strip()
+        for name, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    return found
+
+
+def _question(head: str) -> tuple[str, str]:
+    """A README's title, and its opening without commands and headings."""
+    title = re.match(r"# (.+)", head)
+    assert title is not None, "a README begins with its question"
+    paragraphs = re.split(r"\n\n+", head[title.end() :].strip("\n"))
+    prose = [
+        p
+        for p in paragraphs
+        if not p.startswith(("    ", "```", "|", "![", "*", "#")) and p.strip()
+    ]
+    return title[1], "\n\n".join(prose[:2])
+
+
+def _moved(text: str, folder: Path) -> str:
+    """Links of a README, as seen from the page."""
+
+    def link(match: re.Match) -> str:
+        target = match[2]
+        if re.match(r"[a-z]+:|#", target):
+            return match[0]
+        path, *anchor = target.split("#")
+        there = os.path.relpath((folder / path).resolve(), PAGE.parent)
+        return f"{match[1]}({'#'.join([Path(there).as_posix(), *anchor])})"
+
+    return re.sub(r"(\[[^\]]*\])\(([^)]+)\)", link, text)
+
+
+def _entry(question: Question) -> str:
+    folder = question.readme.parent
+    parts = sections(question.readme.read_text())
+    title, opening = _question(parts[""])
+    lines = [f"## {title}", _moved(opening, folder)]
+    protocol = next((name for name in PROTOCOLS if name in parts), None)
+    where = f"../experiments/{question.folder}/README.md"
+    anchor = "" if protocol is None else "#" + protocol.lower().replace(" ", "-")
+    lines.append(
+        f"[Protocol and all numbers]({where}{anchor}) · "
+        f"`python -m experiments.{question.module or question.folder}`"
+    )
+    figures = ROOT / "docs" / "figures"
+    for pattern in question.figures:
+        for path in sorted(figures.glob(pattern)):
+            name = path.relative_to(PAGE.parent).as_posix()
+            lines.append(f"![{path.stem.replace('_', ' ')}]({name})")
+    for name in (*FOUND, COMPARED):
+        if name in parts:
+            lines.append(f"### {name}\n\n{_moved(parts[name], folder)}")
+    if not any(name in parts for name in FOUND):
+        lines.append("Not run yet: the code and its smoke preset are there.")
+    return "\n\n".join(lines)
+
+
+def make_page(questions: Sequence[Question]) -> str:
+    """The page's text."""
+    entries = [_entry(question) for question in questions]
+    # Headings of a README's parts stand one level lower here.
+    return "\n\n".join([_HEAD.strip(), *entries]) + "\n"

@@ -1,0 +1,26 @@
+"""The page of all questions is made of their READMEs."""
+
+import pytest
+
+from experiments.__main__ import QUESTIONS
+from experiments.page import PAGE, Question, make_page
+
+
+def test_the_page_is_of_the_readmes():
+    there = [question for question in QUESTIONS if question.readme.exists()]
+    assert PAGE.read_text() == make_page(there), "run python -m experiments --text"
+
+
+def test_links_of_a_readme_lead_to_the_same_file_from_the_page():
+    """The README says `../../docs/figures/more_experts.png`."""
+    text = make_page([Question("more_experts")])
+    assert "[the figure](figures/more_experts.png)" in text
+    assert "](../experiments/more_experts/README.md#what-is-measured)" in text
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.folder)
+def test_figures_on_the_page_are_there(question):
+    if question.readme.exists():
+        for line in make_page([question]).splitlines():
+            if line.startswith("!["):
+                assert (PAGE.parent / line.split("](")[1].rstrip(")")).exists()
