@@ -75,9 +75,10 @@ def _one_merge(
     logits = jax.vmap(lambda x: jax.vmap(problem.logits, (None, 0))(x, test.inputs))
     ensemble = cross_entropy(jnp.mean(logits(experts), axis=0), test.labels)
     accuracy = jax.vmap(problem.accuracy, (None, 0, 0))(average, *test)
+    by_task = jnp.sum(jnp.where(seen, losses, 0), axis=1) / counts.astype(jnp.float32)
     return {
         "risk": _risk(problem, average, test),
-        "train": jnp.mean(jnp.sum(jnp.where(seen, losses, 0), axis=1) / counts),
+        "train": jnp.mean(by_task),
         "accuracy": jnp.mean(accuracy),
         "tuned": _risk(problem, tuned, test),
         "best": _risk(problem, best, test),
