@@ -1,5 +1,11 @@
-"""A pool's training as a table that a person reads."""
+"""Tables that a person reads: a pool's training, and merges of real models.
 
+`python -m experiments.llm.report RECORD.json` prints the page's table of all pools.
+"""
+
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +54,37 @@ def _of_others(experts: np.ndarray) -> np.ndarray:
     return (experts.sum(axis=0) - np.diagonal(experts)) / (size - 1)
 
 
+def markdown_table(records: list[dict[str, Any]]) -> str:
+    """All pools of a record, a row each: means over the kept domains of test losses."""
+    lines = [
+        "| pool | parameters | experts | FLOPs | base | own | multitask | others "
+        "| dropped |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        experts = np.array(record["test_loss"]["experts"])
+        means = [
+            np.mean(record["test_loss"]["base"]),
+            np.mean(np.diagonal(experts)),
+            np.mean(record["test_loss"]["multitask"]),
+            np.mean(_of_others(experts)),
+        ]
+        gone = [
+            f"{entry['task']} ({entry['gain']:.3f} ± {entry['stderr']:.3f})"
+            for entry in record["dropped"]
+        ]
+        cells = [
+            record["name"],
+            f"{record['num_parameters']:,}",
+            str(len(experts)),
+            f"{record['flops']['total']:.1e}",
+            *(f"{mean:.3f}" for mean in means),
+            ", ".join(gone),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def costs(record: dict[str, Any]) -> str:
     """Parameters, tokens and FLOPs in a line."""
     return (
@@ -93,3 +130,7 @@ def merge_table(rows: list[dict[str, Any]]) -> str:
             cells.append(f" {np.mean(means):>8.4f}" if means else f" {'':>8}")
         lines.append(f"{method:<24}" + "".join(cells))
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown_table(json.loads(Path(sys.argv[1]).read_text())))

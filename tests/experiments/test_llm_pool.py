@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from experiments.llm.pool import (
     load_pool,
     pool_folder,
 )
+from experiments.llm.report import markdown_table
 from experiments.llm.train import train_experts
 from jaxmerge import checkpoint
 
@@ -134,6 +136,30 @@ def test_an_adapter_in_peft_format_gives_the_expert(tmp_path):
         assert moved == (".layers." in name and name.endswith("kernel"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, -1])
+def test_the_gpu_preset_runs_at_the_size_of_smoke(which, tmp_path):
+    config = dataclasses.replace(
+        PRESETS["gpu"][which],
+        size=TINY,
+        length=32,
+        base_steps=3,
+        base_batch=4,
+        base_tokens=2**12,
+        expert_steps=2,
+        expert_batch=2,
+        train_tokens=2**12,
+        num_validation=4,
+        num_test=4,
+        required_gain=-10.0,
+    )
+    pool, record = load_pool(config, tmp_path)
+    assert pool.size == 16
+    assert np.isfinite(record["test_loss"]["experts"]).all()
+    adapters = list(pool_folder(config, tmp_path).glob("adapter_*"))
+    assert len(adapters) == (0 if config.rank is None else 16)
+
+
 def test_factors_start_as_no_change():
     params = jax.tree.map(
         lambda x: np.ones(x.shape, np.float32), Architecture(SMOKE.shape).abstract
@@ -170,3 +196,30 @@ def test_sizes_are_spread_over_a_decade_and_a_half():
     assert all(len(config.domains) == 16 for config in PRESETS["gpu"])
     assert TINY not in SIZES
     assert Config().kind == "full"
+
+
+def committed():
+    path = Path(__file__).parents[2] / "experiments" / "llm" / "results" / "cpu.json"
+    return json.loads(path.read_text())
+
+
+def test_the_committed_experts_are_distinct():
+    records = committed()
+    assert len(records) >= 5
+    for record in records:
+        losses = np.array(record["test_loss"]["experts"])
+        own = np.diagonal(losses)
+        base = np.array(record["test_loss"]["base"])
+        multitask = np.array(record["test_loss"]["multitask"])
+        assert (own < base).all()
+        # The nearest expert of another domain is 0.2 nats behind.
+        assert (np.sort(losses, axis=0)[1] - own > 0.2).all()
+        assert own.mean() < multitask.mean() < base.mean()
+        gone = [entry["task"] for entry in record["dropped"]]
+        assert not set(gone) & set(record["tasks"])
+        assert len(gone) + len(record["tasks"]) == 8
+
+
+def test_the_committed_table_is_the_pages():
+    page = (Path(__file__).parents[2] / "experiments/llm/README.md").read_text()
+    assert markdown_table(committed()) in page
