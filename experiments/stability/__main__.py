@@ -25,17 +25,16 @@ _ROWS = {"predicted": "predictions.jsonl", "measured": "measured.jsonl"}
 _COSTS = ("identity", "parameters", "samples", "flops", "smoothness")
 
 
-def finish(config: Config, found: dict[str, Any], out: Path) -> dict[str, Any]:
+def finish(config: Config, found: dict[str, Any], figure: Path) -> dict[str, Any]:
     """The summary and the figure, from rows."""
     summary = summarise(config, found)
     matplotlib.use("agg")
-    draw(config, found, summary).savefig(
-        out / "figure.png", dpi=80, metadata={"Software": None}
-    )
+    picture = draw(config, found, summary)
+    picture.savefig(figure, dpi=80, metadata={"Software": None})
     return summary
 
 
-def run(config: Config, out: Path) -> dict[str, Any]:
+def run(config: Config, out: Path, figure: Path | None = None) -> dict[str, Any]:
     """All models: rows, figure and `summary.json` with its manifest, in a folder."""
     out.mkdir(parents=True, exist_ok=True)
     bar = tqdm(config.models, unit="model", leave=False)
@@ -51,7 +50,7 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     }
     seconds = {model: rows["seconds"] for model, rows in found.items()}
     manifest = make_manifest(config, durations=seconds, cost=cost)
-    summary = finish(config, found, out)
+    summary = finish(config, found, figure or out / "figure.png")
     write_json(out / "summary.json", {"models": summary, "manifest": manifest})
     return summary
 
@@ -74,7 +73,7 @@ def publish(out: Path, folder: Path) -> None:
         (folder / f"{file}.gz").write_bytes(packed)
 
 
-def redraw(config: Config, out: Path) -> dict[str, Any]:
+def redraw(config: Config, out: Path, figure: Path | None = None) -> dict[str, Any]:
     """The summary and the figure again, from the rows and the manifest of a folder."""
     manifest = json.loads((out / "summary.json").read_text())["manifest"]
     rows = {name: read_rows(out / file) for name, file in _ROWS.items()}
@@ -85,7 +84,7 @@ def redraw(config: Config, out: Path) -> dict[str, Any]:
         }
         for model, cost in manifest["cost"].items()
     }
-    summary = finish(config, found, out)
+    summary = finish(config, found, figure or out / "figure.png")
     write_json(out / "summary.json", {"models": summary, "manifest": manifest})
     return summary
 
@@ -101,12 +100,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--publish", type=Path, metavar="FOLDER", help="also copy the rows, gzipped"
     )
+    parser.add_argument("--figure", type=Path, help="where to draw, if not in --out")
     options = parser.parse_args(arguments)
     out = options.out or Path("runs") / "stability" / options.preset
-    print(text((redraw if options.redraw else run)(PRESETS[options.preset], out)))
+    made = redraw if options.redraw else run
+    print(text(made(PRESETS[options.preset], out, options.figure)))
     if options.publish:
         publish(out, options.publish)
-    print(f"in {out}: figure.png, summary.json, predictions.jsonl, measured.jsonl")
+    print(f"in {out}: summary.json, predictions.jsonl, measured.jsonl")
+    print(f"figure: {options.figure or out / 'figure.png'}")
     return 0
 
 

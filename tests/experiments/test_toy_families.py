@@ -92,9 +92,8 @@ def test_networks_have_a_logit_for_each_digit(name, key):
     assert set(blocks) <= params.keys()
 
 
-@pytest.mark.parametrize(
-    "name", ["vit", pytest.param("resnet", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_networks_are_functions_of_their_parameters(name, key):
     network = make_network(DigitsConfig(name, width=8))
     x = jax.random.normal(key, (6, 144))

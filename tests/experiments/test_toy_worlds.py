@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.common.pools import score
-from experiments.toy import matrices, worlds
+from experiments.toy import curves, matrices, worlds
 from experiments.toy.matrices import RegressionConfig
 from experiments.toy.worlds import QuadraticConfig
 from jaxmerge import laws
@@ -208,3 +208,19 @@ def test_settings_do_what_they_say():
 def test_settings_out_of_range_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
         world_of(config)
+
+
+def test_curves_tell_merges_that_are_as_said_from_others():
+    config = QuadraticConfig(tasks=12, dimension=8, correlation=0.3)
+    world, other = (world_of(dataclasses.replace(config, seed=s)) for s in (0, 1))
+    found = curves.measure(world, (1, 3, 11), subsets=40)
+    assert {losses.shape for losses in found.values()} == {(3, 40)}
+    assert curves.largest_error(world, found, (1, 3, 11)) < 4
+    assert curves.largest_error(other, found, (1, 3, 11)) > 10
+
+
+@pytest.mark.slow
+def test_the_figure_of_the_worlds_is_drawn(tmp_path, capsys):
+    assert curves.main(["--out", str(tmp_path / "worlds.png"), "--subsets", "8"]) == 0
+    assert (tmp_path / "worlds.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.count("standard errors off at most") == 3
