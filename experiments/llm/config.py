@@ -94,6 +94,11 @@ class Config:
         return "full" if self.rank is None else f"lora{self.rank}"
 
     @property
+    def label(self) -> str:
+        """What a pool is called."""
+        return f"Llama {self.size}, {self.kind}, {len(self.domains)} domains"
+
+    @property
     def tokens(self) -> dict[str, int]:
         """How many tokens each model is trained on, and all experts together."""
         expert = self.expert_steps * self.expert_batch * self.length
@@ -165,6 +170,8 @@ PRESETS: dict[str, tuple[Config, ...]] = {
     "cpu": (
         *_of_sizes(_CPU, "0.1M", "0.25M", "0.6M"),
         _lora(_of_size(_CPU, "0.6M"), 8),
+        # All sixteen domains, where a merge costs least.
+        dataclasses.replace(_CPU, domains=DOMAINS),
         *_of_sizes(_CPU, "1.3M", "3M"),
     ),
     "gpu": (

@@ -333,7 +333,7 @@ def _as_pool(
     read = lambda name: huggingface.load(folder / name).params
     stack = lambda *leaves: jnp.asarray(np.stack(leaves))
     return Pool(
-        name=f"Llama {config.size}, {config.kind}",
+        name=config.label,
         identity=record["identity"],
         tasks=tuple(names),
         base=jax.tree.map(jnp.asarray, base),
