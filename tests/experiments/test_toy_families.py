@@ -207,15 +207,16 @@ def test_settings_make_another_family_and_splits_are_apart():
 def test_small_networks_are_pools_too(name, tmp_path):
     config = DigitsConfig(
         name,
-        width=16,
+        width=16 if name == "vit" else 8,
         num_tasks=3,
         train_copies=1,
         validation_copies=1,
         test_copies=1,
         base_copies=1,
-        base=Schedule(300, 64, 5e-3),
-        expert=Schedule(150, 64, 3e-3),
+        base=Schedule(200, 64, 5e-3),
+        expert=Schedule(100, 64, 3e-3),
         multitask_rate=3e-3,
+        required_gain=5.0,
     )
     pool = make_pool(config, tmp_path)
     assert pool.size == 3
