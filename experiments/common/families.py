@@ -63,6 +63,14 @@ _SMALL = matrices.RegressionConfig(tasks=4, layers=1, inputs=12, outputs=8, rank
 FAMILIES: dict[str, Make] = {
     "regression_small": _regression(_SMALL),
     "regression": _regression(matrices.RegressionConfig(tasks=32)),
+    **{
+        f"regression_{name}": _regression(matrices.RegressionConfig(**settings))
+        for name, settings in {
+            "apart": {"tasks": 32, "input_overlap": 0.0, "output_overlap": 0.0},
+            "alike": {"tasks": 32, "input_overlap": 0.7, "output_overlap": 0.7},
+            "uneven": {"tasks": 32, "norm_spread": 0.7, "training_time": 5.0},
+        }.items()
+    },
     "regression_200": _regression(matrices.RegressionConfig(tasks=200, layers=1)),
     "softmax_small": _toy("smoke", "softmax"),
     **{f"softmax_{inputs}": _softmax(inputs) for inputs in (8, 12, 16, 24)},

@@ -1,0 +1,1 @@
+"""Whether any T* says how many experts are worth merging better than trivial rules."""
