@@ -167,7 +167,9 @@ def test_the_gradient_sees_a_constant_mask(rng):
     np.testing.assert_array_equal(jax.grad(bits)(x), np.zeros(30))
 
 
-@pytest.mark.parametrize("mode", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "mode", [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)]
+)
 def test_sharded_equals_unsharded(rng, mode):
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(mode, mode))
     k = np.int32(3000)

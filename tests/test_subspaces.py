@@ -261,6 +261,7 @@ def test_core_space_needs_pairs_where_there_is_a_matrix():
     np.testing.assert_array_equal(bias, 2)
 
 
+@pytest.mark.slow
 def test_a_calibrated_merge_in_a_shared_basis():
     """Wrappers bind what they wrap: with all entries kept it is the calibrated sum."""
     rng = np.random.default_rng(30)

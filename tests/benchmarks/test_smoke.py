@@ -2,12 +2,15 @@
 
 import json
 
+import pytest
+
 from benchmarks import plot
 from benchmarks.common import PRESETS, measure, read
 from benchmarks.methods import RECIPES
 from benchmarks.run import run
 
 
+@pytest.mark.slow
 def test_smoke_preset_measures_every_recipe_everywhere(tmp_path):
     path = run("smoke", ["in_memory", "selection"], tmp_path, tmp_path / "checkpoints")
     manifest, *records = read(path)

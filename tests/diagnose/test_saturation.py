@@ -86,6 +86,7 @@ def test_shared_directions_remove_the_ceiling():
     assert float(apart.value) == pytest.approx(2.42, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_loss_gives_the_thresholds_of_cones():
     """Quadratic losses: the dimension is Larsen's sum over the eigenvalues."""
     base, experts = trees(3)

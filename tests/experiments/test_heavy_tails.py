@@ -13,6 +13,7 @@ from experiments.heavy_tails.sweep import chosen, excess_kurtosis, tuned_rows
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+@pytest.mark.slow
 def test_the_smoke_preset_runs_resumes_and_draws(tmp_path, capsys):
     arguments = ["--preset", "smoke", "--out", str(tmp_path), "--cache", str(tmp_path)]
     assert main(arguments) == 0

@@ -32,6 +32,7 @@ def results(finished):
     return json.loads((finished / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_it_writes_models_rows_table_figure_and_results(finished, results):
     names = [task["name"] for task in results["tasks"]]
     models = ["base", *(f"expert_{name}" for name in names), "multitask"]
@@ -47,11 +48,13 @@ def test_it_writes_models_rows_table_figure_and_results(finished, results):
     assert not (finished / "work").exists()
 
 
+@pytest.mark.slow
 def test_results_name_no_path_of_the_machine(finished):
     assert str(finished) not in (finished / "results.json").read_text()
     assert str(finished) not in (finished / "merges.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_experts_gain_and_one_expert_alone_is_kept_whole(results):
     for task in results["tasks"]:
         assert 100 * (task["expert"] - task["base"]) >= SMOKE.required_gain
@@ -62,6 +65,7 @@ def test_experts_gain_and_one_expert_alone_is_kept_whole(results):
     assert alone["retention"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
 
 
+@pytest.mark.slow
 def test_a_model_per_task_has_no_accuracy_over_all_tasks(results):
     emr = next(c for c in results["curves"] if c["recipe"] == "emr")
     assert emr["needs_task_id"]
@@ -72,6 +76,7 @@ def test_a_model_per_task_has_no_accuracy_over_all_tasks(results):
         assert scored == row["experts"]
 
 
+@pytest.mark.slow
 def test_every_recipe_tries_the_same_number_of_scales(results):
     tuned = [r for r in results["rows"] if r["recipe"] != "emr"]
     assert {len(r["validation"]) for r in tuned} == {len(SMOKE.scale_grid)}
@@ -82,6 +87,7 @@ def test_every_recipe_tries_the_same_number_of_scales(results):
             assert row["tuned_accuracy"] == row["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_rerun_reuses_what_is_finished(finished, results):
     kept = ["merges.jsonl", "training.json", "models/base.safetensors"]
     before = [(finished / name).stat().st_mtime_ns for name in kept]
@@ -92,11 +98,13 @@ def test_a_rerun_reuses_what_is_finished(finished, results):
     assert again == results
 
 
+@pytest.mark.slow
 def test_the_figure_needs_results_only(results, tmp_path):
     plot_results(results, tmp_path / "again.png")
     assert (tmp_path / "again.png").stat().st_size > 20_000
 
 
+@pytest.mark.slow
 def test_tables_leave_out_what_is_not_defined(results):
     table = merge_table(results, "accuracy")
     assert "EMR" not in table

@@ -101,6 +101,7 @@ def test_ties_all_keeps_every_tie():
     np.testing.assert_array_equal(everything, [0, -2, 2, 3])
 
 
+@pytest.mark.slow
 def test_a_sweep_of_densities_is_one_program(rng):
     x = jnp.asarray(rng.standard_normal(50), jnp.float32)
     traces = []
@@ -267,6 +268,7 @@ def test_at_least_one_entry_is_kept(scope):
     assert kept(9, 0.3) == x.tolist()
 
 
+@pytest.mark.slow
 def test_at_least_of_traced_densities_and_of_none():
     transform = lambda density, x: KeepLargest(density, at_least=1)(x, Leaf())
     masks = jax.vmap(transform, (0, None))(jnp.array([0.1, 0.9]), jnp.arange(1.0, 4.0))
