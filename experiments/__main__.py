@@ -40,6 +40,7 @@ QUESTIONS = (
     _summarised("saturation"),
     _summarised("heavy_tails"),
     _summarised("scaling"),
+    _summarised("thresholds"),
     _summarised("mechanisms"),
     Question("stability", None, ("stability.png",)),
     Question("more_experts", None, ("more_experts.png",)),

@@ -115,7 +115,7 @@ def _entry(question: Question) -> str:
     for name in (*FOUND, COMPARED):
         if name in parts:
             lines.append(f"### {name}\n\n{_moved(parts[name], folder)}")
-    if not any(name in parts for name in FOUND):
+    if not question.results.exists():
         lines.append("Not run yet: the code and its smoke preset are there.")
     return "\n\n".join(lines)
 
