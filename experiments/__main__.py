@@ -17,7 +17,9 @@ FIGURES = ROOT / "docs" / "figures"
 def _from_summary(name: str) -> Callable[[Path], object]:
     """Figures of a question that draws them from its `summary.json`."""
 
-    def draw(out: Path) -> object:
+    def draw(figures: Path) -> object:
+        out = figures / name
+        out.mkdir(parents=True, exist_ok=True)
         module = importlib.import_module(f"experiments.{name}.__main__")
         path = ROOT / "experiments" / name / "results" / "summary.json"
         return module.draw_all(json.loads(path.read_text()), out)
@@ -25,11 +27,20 @@ def _from_summary(name: str) -> Callable[[Path], object]:
     return draw
 
 
-def _theory(out: Path) -> object:
+def _theory(figures: Path) -> object:
     from experiments.theory import run
 
     results = ROOT / "experiments" / "theory" / "results"
-    return run.main(["--redraw", "--out", str(results), "--figures", str(out)])
+    out = str(figures / "theory")
+    return run.main(["--redraw", "--out", str(results), "--figures", out])
+
+
+def _stability(figures: Path) -> object:
+    from experiments.stability.__main__ import main as stability
+
+    results = ROOT / "experiments" / "stability" / "results"
+    out = str(figures / "stability.png")
+    return stability(["--redraw", "--out", str(results), "--figure", out])
 
 
 def _summarised(name: str) -> Question:
@@ -42,7 +53,7 @@ QUESTIONS = (
     _summarised("scaling"),
     _summarised("thresholds"),
     _summarised("mechanisms"),
-    Question("stability", None, ("stability.png",)),
+    Question("stability", _stability, ("stability.png",)),
     Question("more_experts", None, ("more_experts.png",)),
     Question("theory", _theory, ("theory/*.png",), "theory.run"),
     Question("forecast", None, ("forecast.png",)),
@@ -61,9 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     for question in QUESTIONS:
         if options.text or question.draw is None or not question.results.exists():
             continue
-        out = FIGURES / question.folder
-        out.mkdir(parents=True, exist_ok=True)
-        question.draw(out)
+        question.draw(FIGURES)
     there = [question for question in QUESTIONS if question.readme.exists()]
     PAGE.write_text(make_page(there))
     print(PAGE.relative_to(ROOT))

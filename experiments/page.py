@@ -31,8 +31,8 @@ class Question:
 
     Attributes:
       folder: its name.
-      draw: makes its figures from committed results, into a folder; None where drawing
-        takes models or hours.
+      draw: makes its figures from committed results, in the folder of all figures; None
+        where drawing takes models or hours.
       figures: patterns of its figures' names in `docs/figures`.
       module: what runs it, where it is not the folder itself.
     """
