@@ -37,12 +37,12 @@ def draw_all(found: dict[str, Any], out: Path) -> list[Path]:
     for functional, column in _FIGURES:
         paths.append(out / f"{functional}_{column}.png")
         figure = draw(found, functional, column)
-        figure.savefig(paths[-1], dpi=90, metadata={"Software": None})
+        figure.savefig(paths[-1], dpi=72, metadata={"Software": None})
     if found["population"]:
         paths.append(out / "population.png")
         sets = sum(point["sets"] for point in found["population"][0]["curve"])
         figure = draw_population(found["population"], f"all {sets:,} sets of experts")
-        figure.savefig(paths[-1], dpi=90, metadata={"Software": None})
+        figure.savefig(paths[-1], dpi=72, metadata={"Software": None})
     return paths
 
 
