@@ -117,6 +117,7 @@ def test_a_sketch_of_a_low_rank_operator_is_exact(key):
 
 
 @pytest.mark.parametrize("kind", ["hessian", "gauss_newton"])
+@pytest.mark.slow
 def test_the_spectrum_of_a_small_network(kind, key):
     params, data = trained(), digits()
     if kind == "hessian":

@@ -77,6 +77,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize("name", TABLE)
+@pytest.mark.slow
 def test_coverage_of_sixteen_correlated_experts(name: str, experts):
     """Where no number is given it is an extreme of the sample, and varies with it."""
     transform, (kurtosis, cosine, hull, box, union, polytope, fidelity) = TABLE[name]

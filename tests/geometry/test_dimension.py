@@ -182,6 +182,7 @@ def test_radial_samples_say_more(key):
 
 
 @pytest.mark.parametrize("name", ["rays", "monotone", "ellipsoidal", "l1"])
+@pytest.mark.slow
 def test_neither_mesh_nor_chunks_change_samples(name, key):
     normal = jax.random.normal(jax.random.key(3), (5, 8))
     cone = {

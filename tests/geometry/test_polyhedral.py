@@ -116,6 +116,7 @@ def test_gram_matrices_of_rank_below_their_size(key):
 
 
 @pytest.mark.parametrize("x64", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_random_rays_fill_half_of_their_number(x64, key):
     """E delta = E min(Bin(T, 1/2), d), over the rays and the points."""
     with jax.enable_x64(x64):

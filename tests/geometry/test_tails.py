@@ -124,6 +124,7 @@ def transformed(transform, x):
 
 
 @pytest.mark.parametrize("name", RHT_TABLE)
+@pytest.mark.slow
 def test_what_trimming_does_to_normal_numbers(name: str):
     transform, rms, kurtosis, beyond = RHT_TABLE[name]
     x = jnp.asarray(normal_numbers(400_000))
@@ -160,6 +161,7 @@ def plots():
 
 
 @pytest.mark.parametrize("name", LAWS)
+@pytest.mark.slow
 def test_hill_plots_of_a_million_numbers(plots, name: str):
     """The values were measured on another sample: both have an error."""
     _, known, heavy = LAWS[name]

@@ -86,6 +86,7 @@ def test_conflict_capacity():
         np.testing.assert_allclose(slope, 2.0 / 0.5**2, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_half_spaces_have_covers_capacity():
     threshold = kinematics.common_direction_capacity(
         dimension=1000.0,

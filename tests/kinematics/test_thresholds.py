@@ -25,6 +25,7 @@ def circular_capacity(angle):
     )
 
 
+@pytest.mark.slow
 def test_capacity_of_circular_cones_and_its_derivative():
     angle = half_angle(8.0)
     with jax.enable_x64(True):

@@ -184,6 +184,7 @@ def test_two_stages_find_one_law():
     np.testing.assert_allclose(found.floors, law.at(paper.SIZES).floor, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_bootstrap_intervals_cover():
     k, curve = np.arange(1, 17), laws.Curve(0.5, 0.3, 0.5)
     inside = []

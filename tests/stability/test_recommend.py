@@ -58,6 +58,7 @@ def test_advice_is_the_smallest_bound_of_the_grid():
     assert "vacuous" in alone["batch_size"].sentence
 
 
+@pytest.mark.slow
 def test_experts_trained_far_too_long_are_told_a_number_of_steps_that_says_something():
     found = stability.recommend(spec_of([1e6, 1e6]), STATS)
     assert np.isposinf(found.current.total)

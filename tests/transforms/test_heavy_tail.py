@@ -231,6 +231,7 @@ def test_the_parametric_form_is_the_rank_form_of_a_normal_tensor():
         (0.01, 29.07, 3.62, 104.7),
     ],
 )
+@pytest.mark.slow
 def test_trimmed_normal_numbers(density, l2, l1, kurtosis):
     # Population values of sparsify-and-amplify: factors of the two norms, and kurtosis.
     x = normal_grid(200_000)

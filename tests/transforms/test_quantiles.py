@@ -73,6 +73,7 @@ def test_stable_quantiles_leave_the_same_tail(alpha):
     assert np.all(np.diff(stable(Z, alpha)) > 0)
 
 
+@pytest.mark.slow
 def test_log_survival():
     expected = np.log(2) + special.log_ndtr(-Z)
     single = quantiles.log_survival(jnp.asarray(Z, jnp.float32))
@@ -91,6 +92,7 @@ def test_beyond_the_last_quantile_is_a_line():
     np.testing.assert_allclose(twice, 2 * last, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_median_magnitude(rng):
     with jax.enable_x64(True):
         x = rng.standard_normal(31)
