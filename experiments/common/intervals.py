@@ -1,9 +1,10 @@
-"""Means with intervals over training seeds and subsets, and paired differences."""
+"""Means with intervals over seeds and subsets, paired differences, rank correlation."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import rankdata
 
 RESAMPLES = 2000
 
@@ -68,3 +69,14 @@ def paired(
         common = [name for name in first[group] if name in second[group]]
         groups.append([first[group][name] - second[group][name] for name in common])
     return interval([group for group in groups if group], seed)
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's rank correlation; infinite values tie; NaN if one is constant.
+
+    >>> float(spearman(np.array([1.0, 2.0, np.inf]), np.array([1.0, 5.0, 7.0])))
+    1.0
+    """
+    a, b = (rankdata(v) - (len(v) + 1) / 2 for v in (x, y))
+    scale = np.sqrt((a @ a) * (b @ b))
+    return a @ b / scale if scale > 0 else np.nan

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from experiments.common.curves import means, retention, set_name, values_of
-from experiments.common.intervals import Interval, paired
+from experiments.common.intervals import Interval, paired, spearman
 from experiments.common.methods import select
 from experiments.mechanisms.config import MECHANISMS, Config
 
@@ -31,7 +30,7 @@ def rank_correlation(
     members = [own for own in members if len(own) > 2]
 
     def mean(sets: Sequence[np.ndarray]) -> float:
-        found = np.array([_spearman(a[own], b[own]) for own in sets])
+        found = np.array([spearman(a[own], b[own]) for own in sets])
         found = found[np.isfinite(found)]
         return float(found.mean()) if len(found) else float("nan")
 
@@ -44,12 +43,6 @@ def rank_correlation(
         return Interval(mean(members), float("nan"), float("nan"))
     lower, upper = np.quantile(kept, [0.025, 0.975])
     return Interval(mean(members), float(lower), float(upper))
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1])
 
 
 def _lost(pool: Mapping[str, Any], method: str, column: str) -> dict[str, float]:

@@ -19,7 +19,7 @@ from jaxmerge import diagnose
 
 def measure_mechanisms(
     pool: Pool, members: Sequence[int], seed: int
-) -> dict[str, float | None]:
+) -> dict[str, dict[str, float | None]]:
     """How far each mechanism is at work in a set: larger is worse, 0 is not at all.
 
     The distance of the number from its neutral value, on a logarithmic scale where it
@@ -38,7 +38,7 @@ def measure_mechanisms(
             numbers[name] = float(one.worse * np.log(value / one.neutral))
         else:
             numbers[name] = float(one.worse * (value - one.neutral))
-    return numbers
+    return {"measures": numbers}
 
 
 def run_sweep(config: Config, out: Path, cache: Path) -> Iterator[dict[str, Any]]:
@@ -62,11 +62,7 @@ def run_sweep(config: Config, out: Path, cache: Path) -> Iterator[dict[str, Any]
                 compute = functools.partial(
                     measure_mechanisms, pool, members, config.seed
                 )
-                known.append(
-                    results.get_or_compute(
-                        settings, lambda compute=compute: {"measures": compute()}
-                    )
-                )
+                known.append(results.get_or_compute(settings, compute))
             scorer = Scorer(pool)
             methods = select(config.methods)
             yield {

@@ -135,11 +135,13 @@ def load_images(seed: int) -> tuple[Float[Array, "image 8 8"], Int[Array, " imag
     return images[order], jnp.asarray(digits, jnp.int32)[order]
 
 
-def _draw_one(key: Array, task: Array, image: Array, strength: Array) -> Array:
+def _draw_one(
+    tasks: tuple[Task, ...], key: Array, task: Array, image: Array, strength: Array
+) -> Array:
     """One sample: a jittered 12 by 12 picture, transformed; from -0.5 to 0.5."""
     angle, size, place = jax.random.split(key, 3)
     shift = jax.random.uniform(place, (2, 1), minval=-0.8, maxval=0.8)
-    warps = [t.warp for t in TASKS]
+    warps = [t.warp for t in tasks]
     grid = jax.lax.switch(
         task, warps, jnp.asarray(_GRID, jnp.float32) - shift, strength
     )
@@ -149,16 +151,19 @@ def _draw_one(key: Array, task: Array, image: Array, strength: Array) -> Array:
     # Bilinear interpolation as two matrices of tents: nothing to gather.
     tent = lambda at: jnp.maximum(0, 1 - jnp.abs(at[:, None] - jnp.arange(8.0)))
     ink = jnp.sum((tent(rows) @ image) * tent(columns), axis=-1)
-    paints = [t.paint for t in TASKS]
+    paints = [t.paint for t in tasks]
     picture = jax.lax.switch(task, paints, ink.reshape(SIDE, SIDE), strength)
     return picture.reshape(PIXELS) - 0.5
 
 
-@jax.jit
-def _draw(key: Array, task: Array, images: Array, strengths: Array) -> Array:
-    # The task is not mapped over, so that the switch runs one branch, not ten.
+@functools.partial(jax.jit, static_argnames="tasks")
+def _draw(
+    tasks: tuple[Task, ...], key: Array, task: Array, images: Array, strengths: Array
+) -> Array:
+    # The task is not mapped over, so that the switch runs one branch, not all.
     keys = jax.random.split(key, len(images))
-    return jax.vmap(_draw_one, (0, None, 0, 0))(keys, task, images, strengths)
+    draw = functools.partial(_draw_one, tasks)
+    return jax.vmap(draw, (0, None, 0, 0))(keys, task, images, strengths)
 
 
 class Samples(NamedTuple):
@@ -176,6 +181,8 @@ def draw_samples(
     num_tasks: int,
     strength: tuple[float, float] = (1.0, 1.0),
     plain: bool = False,
+    tasks: tuple[Task, ...] = TASKS,
+    stream: int = 1,
 ) -> Samples:
     """Draws samples of every task from the images of one split.
 
@@ -186,13 +193,15 @@ def draw_samples(
       num_tasks: how many tasks, from the first.
       strength: the range from which each sample's strength is drawn.
       plain: whether labels are the digits, whatever the task's map says.
+      tasks: the suite that they are of.
+      stream: another number for each suite, so that their draws differ.
     """
     images, digits = load_images(seed)
     used = slice(*SPLITS[split])
     images, digits = images[used], digits[used]
     # One stream per use: the base's mixture shares no draw with the experts' samples.
-    stream = [*SPLITS].index(split) * 2 + int(plain)
-    stream_key = jax.random.fold_in(jax.random.key(seed + 1), stream)
+    use = [*SPLITS].index(split) * 2 + int(plain)
+    stream_key = jax.random.fold_in(jax.random.key(seed + stream), use)
     inputs, labels = [], []
     for task in range(num_tasks):
         parts = []
@@ -207,8 +216,8 @@ def draw_samples(
                 how_much, (_CHUNK,), minval=strength[0], maxval=strength[1]
             )
             chunk = images[start : start + _CHUNK]
-            parts.append(_draw(draws, jnp.int32(task), chunk, strengths))
-        names = jnp.arange(10) if plain else jnp.asarray(TASKS[task].labels)
+            parts.append(_draw(tasks, draws, jnp.int32(task), chunk, strengths))
+        names = jnp.arange(10) if plain else jnp.asarray(tasks[task].labels)
         inputs.append(jnp.concatenate(parts))
         labels.append(jnp.tile(names[digits], copies))
     return Samples(jnp.stack(inputs), jnp.stack(labels))

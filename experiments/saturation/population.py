@@ -1,12 +1,12 @@
 """Every set of a pool's experts: the population curve, without any sampling error."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from experiments.common.families import make_family
 from experiments.common.methods import select
@@ -49,16 +49,13 @@ def _summary(design: laws.Design, losses: np.ndarray) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_population(
-    config: Config, out: Path, cache: Path, stage: Callable[[str], None]
-) -> list[dict[str, Any]]:
+def measure_population(config: Config, out: Path, cache: Path) -> list[dict[str, Any]]:
     """The curve of each method, from all sets; finished ones are kept.
 
     Args:
       config: the settings.
       out: the run's folder; rows are kept in its `population.jsonl`.
       cache: the folder of trained models.
-      stage: called with a few words as each method begins.
     """
     if config.population is None:
         return []
@@ -67,8 +64,8 @@ def measure_population(
     design = laws.all_subsets(num)
     results = Results(out / "population.jsonl")
     rows = []
-    for method in select(config.population_methods):
-        stage(f"{len(design):,} merges by {method.label}")
+    methods = select(config.population_methods)
+    for method in tqdm(methods, f"{len(design):,} merges", leave=False):
         merger = method.make()
         settings = {
             "pool": pool.identity,

@@ -18,11 +18,6 @@ from experiments.common.results import Results
 from experiments.saturation.config import Config
 
 
-def count_rows(config: Config) -> int:
-    """How many families and seeds `run_sweep` goes through."""
-    return sum(seeds for _, seeds in config.families)
-
-
 def run_sweep(config: Config, out: Path, cache: Path) -> Iterator[dict[str, Any]]:
     """Yields the rows of one family and seed at a time; finished ones are kept.
 

@@ -99,14 +99,13 @@ def points_of(
 
 
 def run_sweep(
-    config: Config, out: Path, cache: Path, *, seen: bool
-) -> tuple[list[Size], dict[str, list[dict[str, Any]]]]:
-    """All sizes with the rows that forecasts may see, or with all rows.
+    config: Config, sizes: Sequence[Size], out: Path, *, seen: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows that forecasts may see, or all rows, by name of the size.
 
     What may be seen is k up to `seen` of every size but the largest.
     """
     results = Results(out / "merges.jsonl")
-    sizes = load_sizes(config, cache)
     rows: dict[str, list[dict[str, Any]]] = {}
     for size in sizes:
         if seen and size is sizes[-1]:
@@ -114,4 +113,4 @@ def run_sweep(
         rows[size.name] = measure(config, size, results, seen=True)
         if not seen:
             rows[size.name] += measure(config, size, results, seen=False)
-    return sizes, rows
+    return rows

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.common.intervals import spearman
 from experiments.stability.config import Config, merges
 from experiments.stability.score import (
     KINDS,
@@ -18,7 +19,6 @@ from experiments.stability.score import (
     knob_effects,
     outcomes,
     predictors,
-    spearman,
     vacuity,
 )
 from experiments.stability.sweep import infinite

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
+from experiments.common.intervals import spearman
 from experiments.more_experts.tasks import SPLITS
 from experiments.stability.config import KNOBS, Config, merges, values
 from jaxmerge.stability.bound import TERMS
@@ -23,17 +23,6 @@ SETTINGS = ("learning_rate", "batch_size", "steps", "samples")
 OUTCOMES = ("risk", "gap", "tuned")
 KINDS = ("matched", "mixed")
 _SAMPLES = SPLITS["train"][1] - SPLITS["train"][0]
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation; infinite values tie; NaN if one is constant.
-
-    >>> float(spearman(np.array([1.0, 2.0, np.inf]), np.array([1.0, 5.0, 7.0])))
-    1.0
-    """
-    a, b = (rankdata(v) - (len(v) + 1) / 2 for v in (x, y))
-    scale = np.sqrt((a @ a) * (b @ b))
-    return a @ b / scale if scale > 0 else np.nan
 
 
 def _is_constant(x: np.ndarray) -> bool:

@@ -5,27 +5,20 @@ transform that a person sees at a glance and a label map, one network can solve 
 all, and a base that has seen weak transforms with plain labels cannot.
 """
 
-import functools
-import itertools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from experiments.more_experts.tasks import (
-    PIXELS,
     SIDE,
-    SPLITS,
     TASKS as SINGLE,
     Samples,
     Task,
-    load_images,
+    draw_samples,
 )
 
 _BY_NAME = {task.name: task for task in SINGLE}
-# Splits are whole numbers of chunks, so that drawing is compiled once.
-_CHUNK = 256
 
 
 def _mirror(image: Array, strength: Array) -> Array:
@@ -65,37 +58,6 @@ def _composed() -> tuple[Task, ...]:
 SUITE = (*SINGLE, *_composed())
 
 
-def _rotated(grid: Array, angle: Array) -> Array:
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    rows, columns = grid
-    return jnp.stack([cos * rows - sin * columns, sin * rows + cos * columns])
-
-
-def _draw_one(key: Array, task: Array, image: Array, strength: Array) -> Array:
-    """One sample: a jittered 12 by 12 picture, transformed; from -0.5 to 0.5."""
-    angle, size, place = jax.random.split(key, 3)
-    shift = jax.random.uniform(place, (2, 1), minval=-0.8, maxval=0.8)
-    centred = jnp.indices((SIDE, SIDE), dtype=jnp.float32) - (SIDE - 1) / 2
-    grid = centred.reshape(2, PIXELS) - shift
-    grid = jax.lax.switch(task, [t.warp for t in SUITE], grid, strength)
-    tilt = jax.random.uniform(angle, minval=-1.0, maxval=1.0) * jnp.deg2rad(8.0)
-    zoom = jax.random.uniform(size, minval=1.15, maxval=1.4)
-    rows, columns = _rotated(grid, tilt) / zoom + 3.5
-    # Bilinear interpolation as two matrices of tents: nothing to gather.
-    tent = lambda at: jnp.maximum(0, 1 - jnp.abs(at[:, None] - jnp.arange(8.0)))
-    ink = jnp.sum((tent(rows) @ image) * tent(columns), axis=-1)
-    paints = [t.paint for t in SUITE]
-    picture = jax.lax.switch(task, paints, ink.reshape(SIDE, SIDE), strength)
-    return picture.reshape(PIXELS) - 0.5
-
-
-@jax.jit
-def _draw(key: Array, task: Array, images: Array, strengths: Array) -> Array:
-    # The task is not mapped over, so that the switch runs one branch, not sixteen.
-    keys = jax.random.split(key, len(images))
-    return jax.vmap(_draw_one, (0, None, 0, 0))(keys, task, images, strengths)
-
-
 def draw(
     seed: int,
     split: str,
@@ -105,38 +67,14 @@ def draw(
     strength: tuple[float, float] = (1.0, 1.0),
     plain: bool = False,
 ) -> Samples:
-    """Samples of every task from the images of one split.
-
-    Args:
-      seed: of the split and of the draws.
-      split: `"train"`, `"validation"` or `"test"`; no image is in two.
-      copies: samples drawn from each image.
-      num_tasks: how many of `SUITE`, from the first.
-      strength: the range from which each sample's strength is drawn.
-      plain: whether labels are the digits, whatever the task's map says.
-    """
-    images, digits = load_images(seed)
-    used = slice(*SPLITS[split])
-    images, digits = images[used], digits[used]
-    # One stream a use: the base's mixture shares no draw with the experts' samples.
-    stream = [*SPLITS].index(split) * 2 + int(plain)
-    stream_key = jax.random.fold_in(jax.random.key(seed + 2), stream)
-    inputs, labels = [], []
-    for task in range(num_tasks):
-        parts = []
-        for copy, start in itertools.product(
-            range(copies), range(0, len(images), _CHUNK)
-        ):
-            where = (task, copy, start)
-            how_much, draws = jax.random.split(
-                functools.reduce(jax.random.fold_in, where, stream_key)
-            )
-            strengths = jax.random.uniform(
-                how_much, (_CHUNK,), minval=strength[0], maxval=strength[1]
-            )
-            chunk = images[start : start + _CHUNK]
-            parts.append(_draw(draws, jnp.int32(task), chunk, strengths))
-        names = jnp.arange(10) if plain else jnp.asarray(SUITE[task].labels)
-        inputs.append(jnp.concatenate(parts))
-        labels.append(jnp.tile(names[digits], copies))
-    return Samples(jnp.stack(inputs), jnp.stack(labels))
+    """Samples of every task from the images of one split: `draw_samples` of `SUITE`."""
+    return draw_samples(
+        seed,
+        split,
+        copies,
+        num_tasks=num_tasks,
+        strength=strength,
+        plain=plain,
+        tasks=SUITE,
+        stream=2,
+    )

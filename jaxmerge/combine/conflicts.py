@@ -10,7 +10,7 @@ from jaxmerge._arithmetic import accumulate, product
 from jaxmerge._parts import Parts
 from jaxmerge._types import Coef, Leaf, MatrixSpec, coefficient, pytree, static
 from jaxmerge.combine.decompositions import matmul, polar, thin_svd, whole
-from jaxmerge.combine.regression import gram_shape
+from jaxmerge.combine.regression import gram_side_shape
 from jaxmerge.combine.spectral import side_by_side
 from jaxmerge.combine.sphere import into_slot
 
@@ -53,9 +53,7 @@ class ConflictTrimmed:
         self, shape: tuple[int, ...], matrix: MatrixSpec | Parts | None
     ) -> tuple[int, ...] | None:
         """`[in, in]` for each matrix; a vector's own shape."""
-        if matrix is None:
-            return shape if len(shape) == 1 else None
-        return gram_shape(shape, matrix)
+        return gram_side_shape(shape, matrix, vectors=True)
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         delta = product(weight, delta)

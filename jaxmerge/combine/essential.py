@@ -9,7 +9,7 @@ from jaxmerge._arithmetic import accumulate, quotient, safe_divide
 from jaxmerge._parts import Parts
 from jaxmerge._types import Leaf, MatrixSpec, pytree, static
 from jaxmerge.combine.decompositions import matmul, polar, thin_svd, whole
-from jaxmerge.combine.regression import gram_shape
+from jaxmerge.combine.regression import gram_side_shape
 from jaxmerge.combine.singular_vectors import TaskSingularVectors
 from jaxmerge.combine.spectral import side_by_side
 from jaxmerge.combine.sphere import into_slot, safe_root
@@ -51,7 +51,7 @@ class EssentialSubspaces:
         self, shape: tuple[int, ...], matrix: MatrixSpec | Parts | None
     ) -> tuple[int, ...] | None:
         """`[in, in]` for each matrix."""
-        return None if matrix is None else gram_shape(shape, matrix)
+        return gram_side_shape(shape, matrix, vectors=False)
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         if leaf.matrix is None or leaf.side is None:

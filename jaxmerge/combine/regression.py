@@ -72,9 +72,7 @@ class GramMean:
         self, shape: tuple[int, ...], matrix: MatrixSpec | Parts | None
     ) -> tuple[int, ...] | None:
         """`[in, in]` for each matrix; a vector's own shape, where vectors have some."""
-        if matrix is None:
-            return shape if self.vectors and len(shape) == 1 else None
-        return gram_shape(shape, matrix)
+        return gram_side_shape(shape, matrix, vectors=self.vectors)
 
     def lift(self, delta: Array, weight: Array, leaf: Leaf) -> Any:
         if leaf.side is None:
@@ -107,3 +105,18 @@ def gram_shape(shape: tuple[int, ...], matrix: MatrixSpec | Parts) -> tuple[int,
     parts = matrix if isinstance(matrix, Parts) else Parts(matrix, shape)
     size = parts.matrix_shape[1]
     return (*parts.batch_shape, size, size)
+
+
+def gram_side_shape(
+    shape: tuple[int, ...], matrix: MatrixSpec | Parts | None, *, vectors: bool
+) -> tuple[int, ...] | None:
+    """What a leaf's Gram statistic has to look like; None where it has none.
+
+    Args:
+      shape: of the leaf.
+      matrix: how it is a matrix; None if it is none.
+      vectors: whether vectors have one, the diagonal, of their own shape.
+    """
+    if matrix is None:
+        return shape if vectors and len(shape) == 1 else None
+    return gram_shape(shape, matrix)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.common.intervals import spearman
 from experiments.common.results import Results
 from experiments.stability import sweep
 from experiments.stability.__main__ import main, read_rows
@@ -30,7 +31,6 @@ from experiments.stability.predict import (
     measure_at_base,
 )
 from experiments.stability.report import gather
-from experiments.stability.score import spearman
 from jaxmerge import stability
 
 SMOKE = PRESETS["smoke"]

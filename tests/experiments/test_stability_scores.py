@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from experiments.common.intervals import spearman
 from experiments.stability.config import PRESETS, Config, merges, values
 from experiments.stability.score import (
     OUTCOMES,
@@ -13,7 +14,6 @@ from experiments.stability.score import (
     knob_effects,
     outcomes,
     predictors,
-    spearman,
     vacuity,
 )
 from jaxmerge.stability.bound import TERMS
