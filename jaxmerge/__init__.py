@@ -1,7 +1,8 @@
 """Model merging in JAX: pure merge operators over parameter pytrees.
 
 The names here are the public API and the only promise of stability.
-`jaxmerge.checkpoint` works on files, `jaxmerge.ranks` selects by magnitude;
+`jaxmerge.checkpoint` works on files, `jaxmerge.ranks` selects by magnitude,
+`jaxmerge.statistics` makes Gram matrices and Fishers of an expert and its examples;
 `jaxmerge.transforms` and `jaxmerge.combine` are the parts that recipes are made of.
 
 `jaxmerge.geometry`, `jaxmerge.kinematics`, `jaxmerge.curvature`, `jaxmerge.laws`,
@@ -16,6 +17,7 @@ from jaxmerge import (
     checkpoint as checkpoint,
     combine as combine,
     ranks as ranks,
+    statistics as statistics,
     transforms as transforms,
 )
 from jaxmerge._coefficients import by_layer as by_layer, by_pattern as by_pattern

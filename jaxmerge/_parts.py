@@ -32,7 +32,8 @@ class Parts:
     spec: MatrixSpec = static()
     shape: tuple[int, ...] = static()
 
-    def _order(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    def order(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """The leaf's axes that are batch, output and input."""
         ndim = len(self.shape)
         out, in_ = (tuple(a % ndim for a in _axes(x)) for x in self._both)
         batch = tuple(a for a in range(ndim) if a not in out and a not in in_)
@@ -48,13 +49,13 @@ class Parts:
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The sizes of the axes over which matrices are stacked."""
-        batch, _, _ = self._order()
+        batch, _, _ = self.order()
         return tuple(self.shape[a] for a in batch)
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
         """Output and input sizes, before any split."""
-        _, out, in_ = self._order()
+        _, out, in_ = self.order()
         return self._size(out), self._size(in_)
 
     @property
@@ -70,7 +71,7 @@ class Parts:
         """Whether the leaf is one matrix `[out, in]` already."""
         return (
             len(self.shape) == 2
-            and self._order()[1:] == ((0,), (1,))
+            and self.order()[1:] == ((0,), (1,))
             and len(self.cuts) == 1
         )
 
@@ -96,7 +97,7 @@ class Parts:
 
     def of(self, x: Array) -> tuple[Array, ...]:
         """The parts `[batch, out, in]` of an array of the leaf's shape."""
-        batch, out, in_ = self._order()
+        batch, out, in_ = self.order()
         x = jnp.transpose(x, (*batch, *out, *in_))
         x = x.reshape(math.prod(self.batch_shape), *self.matrix_shape)
         edges = [sum(self.cuts[: i + 1]) for i in range(len(self.cuts) - 1)]
@@ -104,7 +105,7 @@ class Parts:
 
     def whole(self, parts: tuple[Array, ...]) -> Array:
         """The inverse of `of`."""
-        batch, out, in_ = self._order()
+        batch, out, in_ = self.order()
         positions = (*batch, *out, *in_)
         x = jnp.concatenate(parts, axis=1)
         x = x.reshape([self.shape[a] for a in positions])
