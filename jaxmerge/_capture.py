@@ -50,6 +50,16 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pile:
+    """Parameters stacked along a new first axis, as layers are that will be scanned."""
+
+    origins: tuple[Origin, ...]
+
+
+Source = Origin | Pile | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Contraction:
     """A product of a parameter with something else.
 
@@ -70,9 +80,9 @@ def walk(
     jaxpr: Any,
     constants: Sequence[Any],
     values: Sequence[Any],
-    origins: Sequence[Origin | None],
+    origins: Sequence[Source],
     tell: Callable[[Contraction], None],
-) -> tuple[list[Any], list[Origin | None]]:
+) -> tuple[list[Any], list[Source]]:
     """Evaluates a jaxpr and tells of every product of a parameter.
 
     Args:
@@ -91,12 +101,12 @@ def walk(
     """
     known: dict[Any, Any] = dict(zip(jaxpr.constvars, constants, strict=True))
     known.update(zip(jaxpr.invars, values, strict=True))
-    whence: dict[Any, Origin | None] = dict(zip(jaxpr.invars, origins, strict=True))
+    whence: dict[Any, Source] = dict(zip(jaxpr.invars, origins, strict=True))
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, core.Literal) else known[atom]
 
-    def source(atom: Any) -> Origin | None:
+    def source(atom: Any) -> Source:
         return None if isinstance(atom, core.Literal) else whence.get(atom)
 
     for eqn in jaxpr.eqns:
@@ -110,8 +120,8 @@ def walk(
 
 
 def _equation(
-    eqn: Any, given: list[Any], sources: list[Origin | None], tell: Any
-) -> tuple[list[Any], list[Origin | None]]:
+    eqn: Any, given: list[Any], sources: list[Source], tell: Any
+) -> tuple[list[Any], list[Source]]:
     name = eqn.primitive.name
     if any(sources):
         if name in _CALLS:
@@ -122,7 +132,7 @@ def _equation(
         if name == "scan":
             return _unrolled(eqn.params, given, sources, tell)
         if any(_has_body(value) for value in eqn.params.values()):
-            where = next(s.name for s in sources if s is not None)
+            where = next(_name(s) for s in sources if s is not None)
             raise ValueError(
                 f"{where} goes into a {name}, where what it is multiplied by cannot be "
                 "read off; give a function that uses it outside of one"
@@ -133,8 +143,12 @@ def _equation(
             _tell_of_gain(given, sources, tell)
     results = _bound(eqn, given)
     results = list(results) if eqn.primitive.multiple_results else [results]
-    moved = _moved(name, eqn.params, given, sources[0]) if any(sources[:1]) else None
-    return results, [moved] + [None] * (len(results) - 1)
+    moved = _moved(name, eqn.params, given, sources) if any(sources) else None
+    return results, [moved, *[None] * (len(results) - 1)]
+
+
+def _name(source: Origin | Pile) -> str:
+    return source.name if isinstance(source, Origin) else source.origins[0].name
 
 
 def _bound(eqn: Any, given: list[Any]) -> Any:
@@ -158,8 +172,8 @@ def _has_body(value: Any) -> bool:
 
 
 def _unrolled(
-    params: dict[str, Any], given: list[Any], sources: list[Origin | None], tell: Any
-) -> tuple[list[Any], list[Origin | None]]:
+    params: dict[str, Any], given: list[Any], sources: list[Source], tell: Any
+) -> tuple[list[Any], list[Source]]:
     """A scan, step by step: each step's parameters are a cut of the stacked ones."""
     first, num, length = params["num_consts"], params["num_carry"], params["length"]
     body, constants = _opened(params["jaxpr"])
@@ -190,19 +204,26 @@ def _unrolled(
     return [*carry, *rows], [*carried, *[None] * len(rows)]
 
 
-def _cut(origin: Origin | None, index: int) -> Origin | None:
+def _cut(source: Source, index: int) -> Origin | None:
     """One index of a value's first axis."""
-    if origin is None or origin.axes[0] is None:
+    if isinstance(source, Pile):
+        return source.origins[index]
+    if source is None or source.axes[0] is None:
         return None
-    at = (*origin.at, (origin.axes[0], index))
-    return Origin(origin.name, origin.axes[1:], at)
+    at = (*source.at, (source.axes[0], index))
+    return Origin(source.name, source.axes[1:], at)
 
 
 def _moved(
-    name: str, params: dict[str, Any], given: list[Any], origin: Origin | None
-) -> Origin | None:
+    name: str, params: dict[str, Any], given: list[Any], sources: list[Source]
+) -> Source:
     """What a primitive makes of a parameter; None if it is a parameter no more."""
-    if origin is None:
+    if name == "stack" and params["axis"] == 0:
+        return _piled(sources, new=True)
+    if name == "concatenate" and params["dimension"] == 0:
+        return _piled(sources, new=False)
+    origin = sources[0]
+    if not isinstance(origin, Origin):
         return None
     axes = origin.axes
     if name in _SAME:
@@ -225,6 +246,23 @@ def _moved(
     return None
 
 
+def _piled(sources: list[Source], *, new: bool) -> Pile | None:
+    """Parameters one after the other along a first axis.
+
+    Args:
+      sources: what is put there.
+      new: whether the axis is new; else it has to be one that the parameter has not.
+    """
+    origins = [s for s in sources if isinstance(s, Origin)]
+    if len(origins) < len(sources):
+        return None
+    if new:
+        return Pile(tuple(origins))
+    if not all(s.axes and s.axes[0] is None for s in origins):
+        return None
+    return Pile(tuple(Origin(s.name, s.axes[1:], s.at) for s in origins))
+
+
 def _sliced(
     params: dict[str, Any], shape: tuple[int, ...], origin: Origin
 ) -> Origin | None:
@@ -243,14 +281,15 @@ def _sliced(
 
 
 def _tell_of_product(
-    dimensions: Any, given: list[Any], sources: list[Origin | None], tell: Any
+    dimensions: Any, given: list[Any], sources: list[Source], tell: Any
 ) -> None:
     """A `dot_general` of one parameter; of two, it is a product of parameters."""
     if all(sources):
         return
     side = 0 if sources[0] is not None else 1
     origin = sources[side]
-    assert origin is not None
+    if not isinstance(origin, Origin):
+        return
     contracted, shared = dimensions
 
     def pairs(axes: Any) -> tuple[tuple[int, int], ...] | None:
@@ -265,13 +304,14 @@ def _tell_of_product(
         tell(Contraction(origin, given[1 - side], over, along))
 
 
-def _tell_of_gain(given: list[Any], sources: list[Origin | None], tell: Any) -> None:
+def _tell_of_gain(given: list[Any], sources: list[Source], tell: Any) -> None:
     """A product entry by entry: nothing is summed over."""
     if all(sources):
         return
     side = 0 if sources[0] is not None else 1
     origin = sources[side]
-    assert origin is not None
+    if not isinstance(origin, Origin):
+        return
     along = tuple((a, i) for i, a in enumerate(origin.axes) if a is not None)
     if given[0].ndim == given[1].ndim:
         tell(Contraction(origin, given[1 - side], (), along))

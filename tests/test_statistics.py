@@ -43,6 +43,10 @@ def test_a_perceptron_in_both_layouts_under_jit_and_remat(rng):
     np.testing.assert_allclose(found["b.kernel"], gram(hidden(params, x)), rtol=1e-4)
 
 
+def _concatenated(kernels):
+    return jnp.concatenate([jnp.expand_dims(x, 0) for x in kernels])
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_layers_that_are_scanned(rng, reverse):
     params = {"layers": {"kernel": draw(rng, 4, 3, 3)}}
@@ -58,6 +62,29 @@ def test_layers_that_are_scanned(rng, reverse):
     for i in reversed(range(4)) if reverse else range(4):
         np.testing.assert_allclose(found[i], gram(h), rtol=1e-4, atol=1e-4)
         h = jnp.tanh(h @ params["layers"]["kernel"][i])
+
+
+@pytest.mark.parametrize("stack", [jnp.stack, _concatenated])
+def test_layers_that_are_stacked_to_be_scanned(rng, stack):
+    params = {f"layer{i}": {"kernel": draw(rng, 3, 3)} for i in range(3)}
+    x = draw(rng, 6, 3)
+
+    def model(p, x, scanned):
+        kernels = [p[f"layer{i}"]["kernel"] for i in range(3)]
+        if scanned:
+            step = lambda h, w: (jnp.tanh(h @ w), None)
+            return jax.lax.scan(step, x, stack(kernels))[0]
+        for kernel in kernels:
+            x = jnp.tanh(x @ kernel)
+        return x
+
+    found, expected = (
+        statistics.gram_matrices(lambda p, x, s=s: model(p, x, s), params, x)
+        for s in (True, False)
+    )
+    assert set(found) == set(expected) == {f"layer{i}.kernel" for i in range(3)}
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
 
 
 def test_one_of_a_stack_by_its_index(rng):

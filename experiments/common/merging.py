@@ -17,7 +17,7 @@ import jaxmerge
 from experiments.common.methods import Method
 from experiments.common.pools import Pool, Scores, score, score_ensemble
 from experiments.common.results import Results
-from jaxmerge import laws
+from jaxmerge import laws, statistics
 
 # Wide: published scales that shrink with k need much larger ones.
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
@@ -41,6 +41,19 @@ class Scorer:
 
         self._scaled = scaled
 
+    @functools.cached_property
+    def grams(self) -> list[dict[str, Array]]:
+        """Each expert's Gram matrices, of its task's validation inputs; no labels."""
+        pool = self.pool
+
+        @jax.jit
+        def of_expert(params: Any, inputs: Any) -> dict[str, Array]:
+            return statistics.gram_matrices(pool.outputs, params, inputs)
+
+        inputs = pool.data["validation"].inputs
+        own = lambda t: jax.tree.map(lambda x: x[t], inputs)
+        return [of_expert(pool.expert(t), own(t)) for t in range(pool.size)]
+
     def __call__(
         self, merged: Any, split: str, scales: Sequence[float] = (1.0,)
     ) -> Scores:
@@ -51,25 +64,26 @@ class Scorer:
 
 
 def merged_model(
-    pool: Pool, merger: jaxmerge.Merger, members: Sequence[int], seed: int
+    scorer: Scorer, method: Method, members: Sequence[int], seed: int
 ) -> Any:
-    """The parameters that a merger makes of some experts.
+    """The parameters that a method makes of some experts.
 
     Args:
-      pool: the family.
-      merger: with one model out.
+      scorer: of the pool.
+      method: what merges; if it takes Gram matrices, they are the scorer's.
       members: positions of experts.
       seed: of random methods, which draw anew for each set.
     """
-    key = jax.random.key(seed)
+    pool, key = scorer.pool, jax.random.key(seed)
     for t in members:
         key = jax.random.fold_in(key, t)
     return jaxmerge.merge_leaves(
-        merger,
+        method.make(),
         pool.base,
         pool.subset(members),
         key=key,
         ids=[pool.tasks[t] for t in members],
+        statistics=[scorer.grams[t] for t in members] if method.informed else None,
     )
 
 
@@ -100,7 +114,7 @@ def measure_merge(
       JSON data: `published` and `tuned` with `loss` and `accuracy` a task, `scale`, the
       multiplier that was chosen, and `trials`, the validation loss of each.
     """
-    merged = merged_model(scorer.pool, method.make(), members, seed)
+    merged = merged_model(scorer, method, members, seed)
     trials = scorer(merged, "validation", grid).loss[:, list(members)].mean(axis=1)
     trials = np.where(np.isfinite(trials), trials, np.inf)
     scale = grid[int(np.argmin(trials))]

@@ -10,7 +10,7 @@ FAMILIES = ("means", "pruned", "spectral", "interference")
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A data-free method with one model out.
+    """A method with one model out.
 
     Attributes:
       name: its key in results.
@@ -19,6 +19,7 @@ class Method:
       make: builds the merger with its published defaults.
       fewest: the least number of experts that it is defined for.
       random: whether it draws random numbers.
+      informed: whether it takes Gram matrices of inputs; the others need no data.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Method:
     make: Callable[[], jaxmerge.Merger]
     fewest: int = 1
     random: bool = False
+    informed: bool = False
 
 
 def _boosted() -> jaxmerge.Merger:
@@ -63,6 +65,7 @@ METHODS = (
     Method("swudi", "SWUDI", "interference", jaxmerge.swudi),
     Method("ace", "ACE", "interference", jaxmerge.ace),
     Method("actmat", "ACTMat", "interference", jaxmerge.actmat),
+    Method("regmean", "RegMean", "interference", jaxmerge.regmean, informed=True),
 )
 
 

@@ -17,6 +17,7 @@ METHODS = (
     "swudi",
     "ace",
     "actmat",
+    "regmean",
 )
 # As `jaxmerge.diagnose` calls them. Depth compounding needs features, not weights.
 MECHANISMS = (
@@ -58,7 +59,7 @@ PRESETS = {
         families=(("regression_small", 1),),
         counts=(2, 3),
         subsets=3,
-        methods=("average", "isotropic", "actmat"),
+        methods=("average", "isotropic", "actmat", "regmean"),
     ),
     "cpu": Config(),
     "gpu": Config(

@@ -107,7 +107,8 @@ class VisionTransformer(nnx.Module):
         side = SIDE // self.patch
         place = 0.02 * jax.random.normal(rngs.params(), (side * side, width))
         self.embed = nnx.Linear(self.patch**2, width, rngs=rngs)
-        self.position = nnx.Param(place)
+        # By its name no matrix: it is added.
+        self.position_embedding = nnx.Param(place)
         for i in range(depth):
             setattr(self, f"block{i}", _Block(width, heads, rngs))
         self.norm = nnx.LayerNorm(width, rngs=rngs)
@@ -117,7 +118,8 @@ class VisionTransformer(nnx.Module):
     def __call__(self, inputs: Array) -> Array:
         side, patch = SIDE // self.patch, self.patch
         grid = inputs.reshape(-1, side, patch, side, patch).swapaxes(2, 3)
-        x = self.embed(grid.reshape(-1, side * side, patch**2)) + self.position[...]
+        x = self.embed(grid.reshape(-1, side * side, patch**2))
+        x = x + self.position_embedding[...]
         for i in range(self.depth):
             x = getattr(self, f"block{i}")(x)
         return self.head(jnp.mean(self.norm(x), axis=-2))
