@@ -59,6 +59,7 @@ from jaxmerge.recipes import (
     core_space as core_space,
     dare as dare,
     dc_merge as dc_merge,
+    default as default,
     della as della,
     emr as emr,
     esm as esm,

@@ -399,6 +399,14 @@ METHODS = [
         experts=2,
     ),
     Method(
+        "default",
+        J.default,
+        regression.default,
+        agreement="spectral",
+        heavy=True,
+        experts=2,
+    ),
+    Method(
         "rht",
         _rht,
         _rht_reference,

@@ -28,7 +28,7 @@ RECIPES = [
     + ("ram", "sce", "arcee_fusion")
     + ("wudi", "swudi", "svc", "subspace_boosting", "ace", "dc_merge", "knots", "rht")
     + ("fisher", "regmean", "lot", "actmat", "esm", "metagpt", "lines", "pcb")
-    + ("tall_masks", "tsv_c", "cat")
+    + ("tall_masks", "tsv_c", "cat", "default")
 ]
 # The suite's experts are dense, and this one takes factors: see test_subspaces.py.
 OF_FACTORS = {"core_space"}

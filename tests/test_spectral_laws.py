@@ -21,6 +21,7 @@ SPECTRAL = {
     "swudi": jaxmerge.swudi(time=2.0),
     "aswudi": jaxmerge.swudi(rank="participation"),
     "svc": jaxmerge.svc(jaxmerge.task_arithmetic(scale=1.0)),
+    "default": jaxmerge.default(),
     "boosting": jaxmerge.subspace_boosting(jaxmerge.task_arithmetic(scale=1.0)),
 }
 methods = pytest.mark.parametrize("name", SPECTRAL)
@@ -112,6 +113,33 @@ def test_tasks_with_inputs_of_their_own_are_summed_by_wudi():
         for name in ("swudi", "aswudi"):
             merged = np.asarray(merged_by(name)(deltas))
             np.testing.assert_allclose(merged, sum(deltas), atol=1e-9)
+
+
+def test_the_default_is_between_two_norms_and_does_not_count_copies():
+    with jax.enable_x64(True):
+        deltas = draws(12)
+        merged = np.asarray(merged_by("default")(deltas))
+        mean = np.linalg.norm(np.mean(deltas, axis=0))
+        typical = np.sqrt(np.mean([np.sum(d**2) for d in deltas]))
+        np.testing.assert_allclose(np.linalg.norm(merged), np.sqrt(mean * typical))
+        np.testing.assert_allclose(merged_by("default")(deltas * 2), merged, atol=1e-9)
+        same = merged_by("default")(deltas[:1] * 3)
+        np.testing.assert_allclose(same, deltas[0], atol=1e-9)
+
+
+def test_with_a_large_ridge_the_default_has_the_direction_of_the_mean():
+    with jax.enable_x64(True):
+        deltas = [{"w": jnp.asarray(d)} for d in draws(13)]
+        merged = np.asarray(jaxmerge.default(ridge=1e9)(None, deltas)["w"])
+        mean = np.mean([d["w"] for d in deltas], axis=0)
+        direction = merged / np.linalg.norm(merged)
+        np.testing.assert_allclose(direction, mean / np.linalg.norm(mean), atol=1e-8)
+
+
+@pytest.mark.parametrize("given", [{"ridge": 0.0}, {"weights": [1.0, -1.0]}])
+def test_the_default_refuses_what_has_no_meaning(given):
+    with pytest.raises(ValueError, match="expected .*above 0|expected .*at least 0"):
+        jaxmerge.default(**given)
 
 
 def test_the_gradient_of_interference():

@@ -66,6 +66,7 @@ METHODS = (
     Method("ace", "ACE", "interference", jaxmerge.ace),
     Method("actmat", "ACTMat", "interference", jaxmerge.actmat),
     Method("regmean", "RegMean", "interference", jaxmerge.regmean, informed=True),
+    Method("default", "Our default", "interference", jaxmerge.default),
 )
 
 

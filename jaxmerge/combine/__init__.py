@@ -51,6 +51,7 @@ from jaxmerge.combine.largest import LargestMagnitude as LargestMagnitude
 from jaxmerge.combine.leading import leading_svd as leading_svd
 from jaxmerge.combine.near import ClippedDelta as ClippedDelta
 from jaxmerge.combine.regression import GramMean as GramMean
+from jaxmerge.combine.ridge import RidgeMean as RidgeMean
 from jaxmerge.combine.shares import NormSharedSum as NormSharedSum
 from jaxmerge.combine.singular_vectors import (
     TaskSingularVectors as TaskSingularVectors,

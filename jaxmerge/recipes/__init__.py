@@ -44,6 +44,7 @@ from jaxmerge.recipes.regression import (
     lot as lot,
     regmean as regmean,
 )
+from jaxmerge.recipes.ridge import default as default
 from jaxmerge.recipes.sparsified import (
     breadcrumbs as breadcrumbs,
     della as della,

@@ -223,6 +223,7 @@ COMPARISONS = [
     research("esm", "esm", esm_of_the_authors),
     own("lot"),
     own("cat"),
+    own("default"),
     research("actmat", "actmat", actmat_of_a_port, kind=PORT),
     lora("rht", "rht", "rht", rht, kind=AUTHORS),
 ]

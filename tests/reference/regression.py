@@ -83,3 +83,19 @@ def esm(base, experts, grams):
         u, s, vt = np.linalg.svd(x, full_matrices=False)
         flat.append(s.mean() * u @ vt)
     return base + 2 * flat[0] @ flat[1]
+
+
+def default(base, experts, ridge=1.0):
+    base, deltas = deltas_of(base, experts)
+    merged = mean = sum(deltas) / len(deltas)
+    if base.ndim == 2:
+        size = base.shape[1]
+        grams = [
+            size * d.T @ d / max(np.sum(d * d), 1e-300) + ridge * np.eye(size)
+            for d in deltas
+        ]
+        left = sum(d @ g for d, g in zip(deltas, grams, strict=True))
+        merged = left @ np.linalg.inv(sum(grams))
+    typical = np.sqrt(np.mean([np.sum(d * d) for d in deltas]))
+    wanted = np.sqrt(np.linalg.norm(mean) * typical)
+    return base + merged * wanted / max(np.linalg.norm(merged), 1e-300)
