@@ -53,6 +53,7 @@ QUESTIONS = (
     _summarised("scaling"),
     _summarised("thresholds"),
     _summarised("mechanisms"),
+    _summarised("default"),
     Question("stability", _stability, ("stability.png",)),
     Question("more_experts", None, ("more_experts.png",)),
     Question("theory", _theory, ("theory/*.png",), "theory.run"),

@@ -1,0 +1,1 @@
+"""Is our default a good one? On families that its design has not seen."""

@@ -1,0 +1,38 @@
+"""The settings of a run, and its presets: those of `saturation`, on other families."""
+
+import dataclasses
+
+from experiments.saturation.config import Config
+
+# `jaxmerge.default` was chosen among some dozens of candidates on these, by hand.
+DESIGNED_ON = ("regression", "deep")
+_UNSEEN = (
+    ("softmax", 3),
+    ("perceptron", 3),
+    ("mlp", 2),
+    ("vit", 2),
+    ("llm_0.1M", 1),
+    ("llm_0.25M", 1),
+)
+
+PRESETS = {
+    "smoke": Config(
+        families=(("softmax_small", 2),),
+        counts=(1, 2, 4),
+        subsets=2,
+        methods=("average", "ties", "swudi", "regmean", "default"),
+        population=None,
+    ),
+    "cpu": Config(families=_UNSEEN, population=None),
+    "gpu": dataclasses.replace(
+        Config(population=None),
+        families=(
+            *((family, 5) for family in ("softmax", "perceptron", "mlp", "vit")),
+            ("resnet", 5),
+            ("llm_1.3M", 2),
+            ("llm_3M", 2),
+        ),
+        counts=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 50),
+        subsets=20,
+    ),
+}
