@@ -223,3 +223,16 @@ def test_the_page_runs():
     blocks = re.findall(r"```python\n(.*?)```", memory, re.DOTALL)
     assert len(blocks) == 2
     exec("\n".join(blocks), {})
+
+
+def test_rules_of_differentiation_do_not_hide_a_product(rng):
+    @jax.custom_vjp
+    def linear(w, x):
+        return x @ w.T
+
+    linear.defvjp(
+        lambda w, x: (linear(w, x), (w, x)), lambda r, g: (g.T @ r[1], g @ r[0])
+    )
+    params, x = {"w": draw(rng, 2, 3)}, draw(rng, 5, 3)
+    found = statistics.gram_matrices(lambda p, x: linear(p["w"], x), params, x)
+    np.testing.assert_allclose(found["w"], gram(x), rtol=1e-5)
