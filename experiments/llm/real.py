@@ -25,10 +25,11 @@ from jaxmerge import checkpoint
 _NAMES = ("average", "task_arithmetic", "magnitude_prune", "ties", "dare", "della")
 _NAMES += ("breadcrumbs", "magmax", "sce", "rht", "model_stock", "consensus")
 _NAMES += ("isotropic", "iso_cts", "tsv_m", "svc", "dc_merge", "knots", "wudi")
+_NAMES += ("swudi", "ace", "actmat", "default")
 METHODS: dict[str, Callable[[], jaxmerge.Merger]] = {
     name: getattr(jaxmerge, name) for name in _NAMES
 }
-DEFAULT = ("average", "task_arithmetic", "ties", "rht", "isotropic", "tsv_m")
+DEFAULT = ("average", "task_arithmetic", "ties", "rht", "isotropic", "tsv_m", "default")
 # Methods that are defined for two experts or more.
 _FEWEST = {"model_stock": 2, "consensus": 2}
 
