@@ -4,6 +4,7 @@ What `regmean`, `lot`, `cat`, `esm` and `fisher` are given of each expert. Both 
 or means over examples, so batches add up.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from jaxmerge._capture import Contraction, Origin, walk
+from jaxmerge._capture import Origin, Product, Source, walk
 from jaxmerge._leaf import arithmetic_dtype
 from jaxmerge._matrices import Matrices
 from jaxmerge._parts import Parts
-from jaxmerge._trees import canonical_name, named_leaves
+from jaxmerge._trees import is_low_rank, named_leaves
 
 
 def gram_matrices(
@@ -23,7 +24,6 @@ def gram_matrices(
     params: PyTree,
     *inputs: Any,
     matrices: Matrices | None = None,
-    gains: bool = False,
 ) -> dict[str, Array]:
     r"""The Gram matrices of what a model multiplies its matrices by.
 
@@ -31,24 +31,24 @@ def gram_matrices(
 
     The function's own program is walked, whatever it is written in: no hooks, no names
     of layers. It may be compiled, mapped over experts by `vmap`, and used in batches,
-    whose results are added.
+    whose results are added. Every position counts, padding too. A `scan` in which
+    parameters are is unrolled.
 
     Args:
-      function: `(params, *inputs)` to anything.
-      params: of the expert; a pytree of arrays.
+      function: `(params, *inputs)` to the model's outputs.
+      params: of the expert; a pytree of real arrays.
       inputs: a batch, as the function takes it.
       matrices: which leaves are matrices and how; `Matrices()` if None. The same rule
         as the merger's.
-      gains: whether vectors that multiply something entry by entry are given the sum of
-        its squares, `[size]`, as `lot` and `cat` use them.
 
     Returns:
-      Leaf name to `[*batch, in, in]` in float32 (float64 for float64), as
+      Leaf name to `[*batch, in, in]` in float32 (float64 where the inputs are), as
       `Merger(..., statistics=...)` and `checkpoint.save_statistics` take them.
 
     Raises:
-      ValueError: if a matrix is never multiplied by anything, is contracted over other
-        axes than its inputs', or goes into control flow (`while_loop`, `cond`).
+      ValueError: if a matrix is multiplied by nothing, contracted over other axes than
+        its inputs', or used in any other way than as a matrix, as a whole or a cut of
+        its stack: what is multiplied by it there cannot be read off.
 
     >>> params = {"w": jnp.ones((1, 2))}
     >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0]])
@@ -59,25 +59,37 @@ def gram_matrices(
       Jin et al., Dataless Knowledge Fusion by Merging Weights of Language Models, 2023,
       section 3.2.
     """
-    rule = Matrices() if matrices is None else matrices
-    flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    leaves = {canonical_name(path): x for path, x in flat}
-    found = _Grams(leaves, rule, gains)
+    params, inputs = jax.tree.map(jnp.asarray, (params, inputs))
+    leaves = _leaves(params)
+    found = _Grams(leaves, Matrices() if matrices is None else matrices)
     closed = jax.make_jaxpr(function)(params, *inputs)
-    values = jax.tree.leaves((params, *inputs))
-    origins: list[Origin | None] = [
-        Origin(name, tuple(range(jnp.ndim(x)))) for name, x in leaves.items()
+    values = jax.tree.leaves((params, inputs))
+    sources: list[Source] = [
+        Origin(name, tuple(range(x.ndim))) if name in found.parts else None
+        for name, x in leaves.items()
     ]
-    origins += [None] * (len(values) - len(origins))
-    walk(closed.jaxpr, closed.consts, values, origins, found)
+    sources += [None] * (len(values) - len(sources))
+    walk(closed.jaxpr, closed.consts, values, sources, found)
     found.check()
     return found.totals
+
+
+def _leaves(params: PyTree) -> dict[str, Array]:
+    """The leaves by name, as many as JAX has."""
+    leaves = named_leaves(params)
+    for name, leaf in leaves.items():
+        if is_low_rank(leaf):
+            raise ValueError(
+                f"{name} is a LowRank pair; statistics are of arrays: give the "
+                "parameters that the model multiplies by"
+            )
+    return leaves
 
 
 class _Grams:
     """Adds up the statistics of the products that it is told of."""
 
-    def __init__(self, leaves: dict[str, Any], rule: Matrices, gains: bool):
+    def __init__(self, leaves: dict[str, Any], rule: Matrices):
         self.shapes = {name: jnp.shape(x) for name, x in leaves.items()}
         self.parts: dict[str, Parts] = {}
         for name, shape in self.shapes.items():
@@ -85,68 +97,86 @@ class _Grams:
             if spec is not None:
                 self.parts[name] = Parts(spec, shape)
                 self.parts[name].check(name)
-        self.gains = gains
+                if jnp.iscomplexobj(leaves[name]):
+                    raise ValueError(f"{name} is complex; expected real matrices")
         self.totals: dict[str, Array] = {}
 
-    def __call__(self, product: Contraction) -> None:
-        name = product.origin.name
-        if name in self.parts:
-            if product.over:
-                self._add_matrix(name, product)
-        elif self.gains and len(self.shapes[name]) == 1 and not product.over:
-            self._add_gain(name, product)
+    def lost(self, name: str, primitive: str) -> None:
+        raise ValueError(
+            f"{name} of shape {self.shapes[name]} is a matrix by its name and shape, "
+            f"and the function uses it in a {primitive}, where what it is multiplied "
+            f"by cannot be read off; {self._advice(name)}"
+        )
 
-    def _add(self, name: str, at: Any, shape: tuple[int, ...], value: Array) -> None:
-        total = self.totals.get(name)
-        total = jnp.zeros(shape, value.dtype) if total is None else total
-        self.totals[name] = total.at[at].add(value)
+    def _advice(self, name: str) -> str:
+        return (
+            "if it is no matrix, say so with "
+            f"matrices=Matrices.by_pattern({{{name!r}: None}}), else give a function "
+            "that multiplies by it as it is"
+        )
 
-    def _add_gain(self, name: str, product: Contraction) -> None:
-        (_, axis), *_ = product.along
-        x = _wide(product.other)
-        squares = jnp.sum(x * x, axis=[a for a in range(x.ndim) if a != axis])
-        self._add(name, (), self.shapes[name], squares)
-
-    def _add_matrix(self, name: str, product: Contraction) -> None:
-        parts = self.parts[name]
+    def multiplied(self, product: Product) -> None:
+        origin, parts = product.origin, self.parts[product.origin.name]
         batch, _, inputs = parts.order()
-        over, along = dict(product.over), dict(product.along)
-        fixed = dict(product.origin.at)
-        if set(over) != set(inputs) or not {*along, *fixed} <= set(batch):
+        over, along, starts = map(dict, (product.over, product.along, origin.starts))
+        if set(over) != set(inputs):
             raise ValueError(
-                f"{name} of shape {self.shapes[name]} is contracted over axes "
+                f"{origin.name} of shape {parts.shape} is contracted over axes "
                 f"{sorted(over)}, and as a matrix its inputs are axes "
                 f"{sorted(inputs)}; say how it is one with "
-                f"matrices=Matrices.by_pattern({{{name!r}: MatrixSpec(out=..., "
-                "in_=...)})"
+                f"matrices=Matrices.by_pattern({{{origin.name!r}: "
+                "MatrixSpec(out=..., in_=...)})"
             )
+        if not {*along, *starts} <= set(batch):
+            self.lost(origin.name, "product of a part of it")
         shared = [a for a in batch if a in along]
-        lead = [along[a] for a in shared]
-        last = [over[a] for a in inputs]
-        rest = [i for i in range(product.other.ndim) if i not in (*lead, *last)]
-        x = _wide(jnp.transpose(product.other, (*lead, *rest, *last)))
-        x = x.reshape(*x.shape[: len(lead)], -1, parts.matrix_shape[1])
-        gram = jnp.einsum("...ni,...nj->...ij", x, x, precision="highest")
-        # An axis that the inputs have not is one over which all see the same ones.
-        left = [a for a in batch if a not in fixed]
-        gram = jnp.expand_dims(gram, [i for i, a in enumerate(left) if a not in along])
-        at = tuple(fixed.get(a, slice(None)) for a in batch)
+        lead, last = [along[a] for a in shared], [over[a] for a in inputs]
+        x = product.other
+        rest = [i for i in range(x.ndim) if i not in (*lead, *last)]
+        x = _wide(jnp.transpose(x, (*lead, *rest, *last)))
+        count = math.prod(x.shape[len(lead) : len(lead) + len(rest)])
+        x = x.reshape(*x.shape[: len(lead)], count, parts.matrix_shape[1])
+        gram = jnp.einsum("...ni,...nj->...ij", jnp.conj(x), x, precision="highest")
+        self._add(product, parts, jnp.real(gram))
+
+    def _add(self, product: Product, parts: Parts, gram: Array) -> None:
+        """Adds to the part of the stack that was multiplied."""
+        origin = product.origin
+        batch, _, _ = parts.order()
+        starts, along = dict(origin.starts), dict(product.along)
+        at: list[int | slice] = []
+        unseen = []  # axes that the inputs have not: all matrices there see the same
+        for axis in batch:
+            start = starts.get(axis, 0)
+            if axis not in origin.axes:
+                at.append(start)
+                continue
+            if axis not in along:
+                unseen.append(sum(isinstance(x, slice) for x in at))
+            at.append(slice(start, start + product.shape[origin.axes.index(axis)]))
+        gram = jnp.expand_dims(gram, unseen)
         shape = (*parts.batch_shape, *gram.shape[-2:])
-        self._add(name, at, shape, gram)
+        total = self.totals.get(origin.name)
+        if total is None:
+            total = jnp.zeros(shape, gram.dtype)
+        dtype = jnp.promote_types(total.dtype, gram.dtype)
+        total, gram = total.astype(dtype), gram.astype(dtype)
+        self.totals[origin.name] = total.at[tuple(at)].add(gram)
 
     def check(self) -> None:
         """Refuses a result that would leave a matrix out."""
-        lost = [name for name in self.parts if name not in self.totals]
-        if lost:
-            raise ValueError(
-                f"{lost[0]} of shape {self.shapes[lost[0]]} is a matrix by its name "
-                "and shape, and the function multiplies nothing by it as it is; if it "
-                f"is none, say so with matrices=Matrices.by_pattern({{{lost[0]!r}: "
-                "None}), else multiply by it before it is changed"
-            )
+        for name in self.parts:
+            if name not in self.totals:
+                raise ValueError(
+                    f"{name} of shape {self.shapes[name]} is a matrix by its name and "
+                    "shape, and the function multiplies nothing by it; "
+                    + self._advice(name)
+                )
 
 
 def _wide(x: Any) -> Array:
+    if jnp.iscomplexobj(x):
+        return jnp.asarray(x)
     return jnp.asarray(x).astype(arithmetic_dtype(x.dtype))
 
 
@@ -167,14 +197,16 @@ def diagonal_fisher(
         drawn from the model.
       params: of the expert; a pytree of floating-point arrays.
       examples: a pytree with a leading axis of examples.
-      batch_size: how many gradients are computed at once; all if None.
+      batch_size: how many gradients are computed at once; all if None. They are in the
+        parameters' dtype, their squares in float32 or wider.
 
     Returns:
       Leaf name to mean squares of its shape, as `Merger(..., statistics=...)` takes
       them.
 
     Raises:
-      ValueError: if there are no examples.
+      ValueError: if there are no examples, the batch size is below 1, or a leaf is not
+        of floating-point numbers.
 
     >>> loss = lambda p, x: p["w"] @ x
     >>> x = jnp.array([[1.0, 2.0], [3.0, 4.0]])
@@ -184,29 +216,43 @@ def diagonal_fisher(
     References:
       Matena, Raffel, Merging Models with Fisher-Weighted Averaging, 2022, section 3.
     """
-    sizes = {jnp.shape(x)[:1] for x in jax.tree.leaves(examples)}
+    params, examples = jax.tree.map(jnp.asarray, (params, examples))
+    leaves = _leaves(params)
+    for name, leaf in leaves.items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"{name} is of {leaf.dtype}; a Fisher is of floating-point parameters: "
+                "close over the others"
+            )
+    count = _num_examples(examples)
+    size = count if batch_size is None else min(batch_size, count)
+    if size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    gradient = jax.vmap(jax.grad(log_likelihood), in_axes=(None, 0))
+
+    def add(sums: Any, some: Any) -> tuple[Any, None]:
+        squares = lambda g: jnp.sum(_wide(g) ** 2, axis=0)
+        return jax.tree.map(
+            lambda s, g: s + squares(g), sums, gradient(params, some)
+        ), None
+
+    total = jax.tree.map(lambda x: jnp.zeros_like(_wide(x)), params)
+    whole = (count // size) * size
+    batches = jax.tree.map(
+        lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), examples
+    )
+    total, _ = jax.lax.scan(add, total, batches)
+    if whole < count:
+        total, _ = add(total, jax.tree.map(lambda x: x[whole:], examples))
+    return named_leaves(jax.tree.map(lambda x: x / count, total))
+
+
+def _num_examples(examples: Any) -> int:
+    sizes = {x.shape[:1] for x in jax.tree.leaves(examples)}
     if len(sizes) != 1 or sizes <= {(), (0,)}:
         raise ValueError(
             "examples is expected to be arrays with one leading axis of examples, the "
             f"same for all and not empty; their leading sizes are {sorted(sizes)}"
         )
     ((count,),) = sizes
-    gradient = jax.grad(log_likelihood)
-    size = count if batch_size is None else min(batch_size, count)
-
-    def squares(some: Any) -> Any:
-        found = jax.vmap(gradient, in_axes=(None, 0))(params, some)
-        return jax.tree.map(lambda g: jnp.sum(_wide(g) ** 2, axis=0), found)
-
-    whole = (count // size) * size
-    cut = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), examples)
-    first = squares(jax.tree.map(lambda x: x[0], cut))
-    total, _ = jax.lax.scan(
-        lambda sums, some: (jax.tree.map(jnp.add, sums, squares(some)), None),
-        first,
-        jax.tree.map(lambda x: x[1:], cut),
-    )
-    if whole < count:
-        rest = squares(jax.tree.map(lambda x: x[whole:], examples))
-        total = jax.tree.map(jnp.add, total, rest)
-    return named_leaves(jax.tree.map(lambda x: x / count, total))
+    return count

@@ -136,6 +136,18 @@ def test_with_a_large_ridge_the_default_has_the_direction_of_the_mean():
         np.testing.assert_allclose(direction, mean / np.linalg.norm(mean), atol=1e-8)
 
 
+def test_the_default_at_the_edges_of_its_numbers():
+    """Low rank and a ridge of next to nothing; a ridge an expert; no weight at all."""
+    deltas = [(d[:, :2] @ d[:2]).astype(np.float32) for d in draws(14, shape=(6, 6))]
+    trees = [{"w": jnp.asarray(d)} for d in deltas]
+    merged = np.asarray(jaxmerge.default(ridge=1e-12)(None, trees)["w"])
+    assert np.all(np.isfinite(merged))
+    with pytest.raises(ValueError, match="one number for the leaf"):
+        jaxmerge.default(ridge=jnp.ones(3))(None, trees)
+    with pytest.raises(ValueError, match="sum to zero"):
+        jaxmerge.default(weights=[0.0, 0.0, 0.0])(None, trees)
+
+
 @pytest.mark.parametrize("given", [{"ridge": 0.0}, {"weights": [1.0, -1.0]}])
 def test_the_default_refuses_what_has_no_meaning(given):
     with pytest.raises(ValueError, match="expected .*above 0|expected .*at least 0"):

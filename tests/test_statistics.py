@@ -134,18 +134,6 @@ def test_attention_of_flax(rng):
     assert np.linalg.eigvalsh(found["out.kernel"])[0] > -1e-4
 
 
-def test_gains_are_what_lot_is_given(rng):
-    params = {"gain": draw(rng, 3), "shift": draw(rng, 3), "w": draw(rng, 2, 3)}
-    x = draw(rng, 4, 5, 3)
-    model = lambda p, x: (x * p["gain"] + p["shift"]) @ p["w"].T
-    found = statistics.gram_matrices(model, params, x, gains=True)
-    assert set(found) == {"gain", "w"}
-    squares = np.sum(np.asarray(x, np.float64) ** 2, axis=(0, 1))
-    np.testing.assert_allclose(found["gain"], squares, rtol=1e-5)
-    merged = jaxmerge.lot()(params, [params, params], statistics=[found, found])
-    np.testing.assert_allclose(merged["gain"], params["gain"], rtol=1e-5)
-
-
 def test_regmean_of_captured_grams_solves_the_joint_regression(rng):
     """One linear layer, exact experts: the merge is least squares on all data."""
     inputs = [draw(rng, 20, 3) for _ in range(3)]
@@ -174,23 +162,114 @@ def test_experts_are_mapped_over_and_batches_add_up(rng):
     )
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (lambda p, x: x @ p["w"], r"contracted over axes \[0\].*inputs are axes \[1\]"),
-        (lambda p, x: x @ (p["w"] + 1).T, "multiplies nothing by it as it is"),
-        (lambda p, x: x, "multiplies nothing by it as it is"),
-        (
-            lambda p, x: jax.lax.cond(x[0, 0] > 0, lambda: x @ p["w"].T, lambda: x),
-            "goes into a cond",
-        ),
-    ],
-    ids=["layout", "changed", "unused", "control flow"],
-)
-def test_what_cannot_be_read_off_is_an_error(rng, model, message):
-    params, x = {"w": draw(rng, 3, 3)}, draw(rng, 4, 3)
+def follow_some_layers(p, x):
+    """All layers but the last by a scan, the last by hand."""
+    x = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["w"][:-1])[0]
+    return x @ p["w"][-1]
+
+
+def test_a_stack_that_is_used_in_parts(rng):
+    stack, x = draw(rng, 3, 4, 4), draw(rng, 5, 4)
+    rule = Matrices.by_pattern({"w": MatrixSpec(out=-1, in_=-2)})
+    found = statistics.gram_matrices(
+        follow_some_layers, {"w": stack}, x, matrices=rule
+    )["w"]
+    for i in range(3):
+        np.testing.assert_allclose(found[i], gram(x), rtol=1e-4, atol=1e-4)
+        x = jnp.tanh(x @ stack[i])
+
+
+def test_other_parameters_may_be_what_is_multiplied(rng):
+    """A learned state and a table of positions, times a shared matrix."""
+    params = {"w": draw(rng, 3, 3), "state": draw(rng, 3), "place": draw(rng, 5, 3)}
+    x = draw(rng, 5, 3)
+
+    def model(p, x):
+        state = jnp.broadcast_to(p["state"], x.shape)
+        return x @ p["w"].T + state @ p["w"].T + p["place"] @ p["w"].T
+
+    rule = Matrices.by_pattern({"place": None})
+    found = statistics.gram_matrices(model, params, x, matrices=rule)["w"]
+    states = np.broadcast_to(params["state"], (5, 3))
+    expected = gram(x) + gram(states) + gram(np.asarray(params["place"]))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_recurrent_matrix_sees_every_step(rng):
+    params, xs = {"u": draw(rng, 3, 3), "b": draw(rng, 3)}, draw(rng, 4, 5, 3)
+
+    def model(p, xs):
+        step = lambda h, x: (jnp.tanh(h @ p["u"].T + x + p["b"]), h)
+        return jax.lax.scan(step, jnp.ones((5, 3)), xs)
+
+    found = statistics.gram_matrices(lambda p, xs: model(p, xs)[0], params, xs)
+    _, states = model(params, xs)
+    np.testing.assert_allclose(found["u"], gram(states), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.complex64])
+def test_inputs_of_other_types(rng, dtype):
+    params, x = {"w": draw(rng, 2, 3)}, draw(rng, 6, 3).astype(dtype)
+    x = (
+        x * jnp.asarray(np.exp(1j * np.arange(3)), dtype)
+        if dtype == jnp.complex64
+        else x
+    )
+    model = lambda p, x: x @ p["w"].T.astype(x.dtype)
+    found = statistics.gram_matrices(model, params, x)["w"]
+    assert found.dtype == jnp.float32
+    wide = np.asarray(x, np.complex128)
+    np.testing.assert_allclose(found, np.real(wide.conj().T @ wide), rtol=1e-5)
+
+
+def test_what_is_not_used_and_who_donates_do_no_harm(rng):
+    params, x = {"w": draw(rng, 2, 3), "s": 2.0, "b": draw(rng, 2)}, draw(rng, 6, 3)
+    donating = jax.jit(lambda x: 2 * x, donate_argnums=0)
+
+    def model(p, x):
+        _ = jnp.tanh(3 * x) @ p["w"].T
+        y = donating(x) @ p["w"].T * p["s"]
+        return jax.lax.cond(x[0, 0] > 0, lambda y: y + p["b"], lambda y: y, y)
+
+    found = statistics.gram_matrices(model, params, x)
+    np.testing.assert_allclose(found["w"], 4 * gram(x), rtol=1e-5)
+
+
+IN_OTHER_WAYS = {
+    "layout": (lambda p, x: x @ p["w"], r"over axes \[0\].*inputs are axes \[1\]"),
+    "changed": (lambda p, x: x @ (p["w"] + 1).T, "uses it in a add"),
+    "also changed": (lambda p, x: x @ p["w"].T + x @ (2 * p["w"]).T, "in a mul"),
+    "permuted": (lambda p, x: x @ p["w"].T + x @ p["w"][:, ::-1].T, "in a rev"),
+    "some inputs": (lambda p, x: x[:, :2] @ p["w"][:, :2].T, "of a part of it"),
+    "some outputs": (lambda p, x: x @ p["w"][:2].T, "of a part of it"),
+    "unused": (lambda p, x: x, "multiplies nothing by it"),
+    "control flow": (
+        lambda p, x: jax.lax.cond(x[0, 0] > 0, lambda: x @ p["w"].T, lambda: x),
+        "in a cond",
+    ),
+    "a product of parameters": (lambda p, x: x @ (p["w"] @ p["v"]).T, "dot_general"),
+}
+
+
+@pytest.mark.parametrize("name", IN_OTHER_WAYS)
+def test_what_cannot_be_read_off_is_an_error(rng, name):
+    model, message = IN_OTHER_WAYS[name]
+    params, x = {"v": draw(rng, 3, 3), "w": draw(rng, 3, 3)}, draw(rng, 4, 3)
+    both = lambda p, x: (model(p, x), x @ p["v"].T)
     with pytest.raises(ValueError, match=message):
-        statistics.gram_matrices(model, params, x)
+        statistics.gram_matrices(both, params, x)
+
+
+def test_names_that_collide_and_pairs_are_errors(rng):
+    w = draw(rng, 2, 2)
+    model = lambda p, x: x
+    with pytest.raises(ValueError, match="two leaves are called"):
+        statistics.gram_matrices(model, {"a": {"b": w}, "a.b": w}, w)
+    pair = {"w": jaxmerge.LowRank(w, w)}
+    with pytest.raises(ValueError, match="w is a LowRank pair"):
+        statistics.gram_matrices(model, pair, w)
+    with pytest.raises(ValueError, match="w is complex"):
+        statistics.gram_matrices(model, {"w": w.astype(jnp.complex64)}, w)
 
 
 @pytest.mark.parametrize("batch_size", [None, 2, 3, 10])
@@ -236,3 +315,11 @@ def test_rules_of_differentiation_do_not_hide_a_product(rng):
     params, x = {"w": draw(rng, 2, 3)}, draw(rng, 5, 3)
     found = statistics.gram_matrices(lambda p, x: linear(p["w"], x), params, x)
     np.testing.assert_allclose(found["w"], gram(x), rtol=1e-5)
+
+
+def test_what_a_fisher_refuses(rng):
+    loss, x = lambda p, x: jnp.sum(p["w"] * x), draw(rng, 4, 3)
+    with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
+        statistics.diagonal_fisher(loss, {"w": jnp.ones(3)}, x, batch_size=0)
+    with pytest.raises(ValueError, match="n is of int32"):
+        statistics.diagonal_fisher(loss, {"w": jnp.ones(3), "n": 3}, x)

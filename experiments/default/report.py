@@ -55,16 +55,21 @@ def _column(
 def flat(values: ByCount) -> dict[int, dict[str, float]]:
     """The sets of every k above 1 together, by training seed; each k counts alike.
 
-    All count alike: as many of each k as were drawn, and the whole pool once.
+    Where there are fewer sets, as of the whole pool, each stands several times.
 
-    >>> flat({1: {0: {"0": 1.0}}, 2: {0: {"0-1": 0.5}}})
-    {0: {'0-1': 0.5}}
+    >>> flat({2: {0: {"0-1": 0.5, "0-2": 0.3}}, 3: {0: {"all": 0.1}}})
+    {0: {'0-1': 0.5, '0-2': 0.3, 'all': 0.1, 'all again 1': 0.1}}
     """
     found: dict[int, dict[str, float]] = {}
+    most = max(len(sets) for seeds in values.values() for sets in seeds.values())
     for k, seeds in values.items():
         for seed, sets in seeds.items():
-            if k > 1:
-                found.setdefault(seed, {}).update(sets)
+            if k == 1:
+                continue
+            own = found.setdefault(seed, {})
+            own.update(sets)
+            for i in range(1, most // len(sets)):
+                own |= {f"{name} again {i}": value for name, value in sets.items()}
     return found
 
 

@@ -179,7 +179,7 @@ class AdaptiveCovariance:
     def selected(self, state: Any) -> tuple[dict[str, Array], Array]:
         """The sums that the gate asks for, and whether it is on."""
         (plain, scaled, total), logs = state
-        on = self.heterogeneity(logs) > _scalar("tau", self.tau, total)
+        on = self.heterogeneity(logs) > one_number("tau of ace", self.tau, total)
         return {k: jnp.where(on, scaled[k], plain[k]) for k in plain}, on
 
     def closed_form(self, state: Any) -> tuple[Array, Array]:
@@ -188,7 +188,7 @@ class AdaptiveCovariance:
         sums, on = self.selected(state)
         gram, size = sums["gram"], sums["gram"].shape[-1]
         least = _FLOOR * jnp.finfo(gram.dtype).eps * jnp.trace(gram) / sums["ridge"]
-        eps = jnp.maximum(_scalar("eps", self.eps, gram), least)
+        eps = jnp.maximum(one_number("eps of ace", self.eps, gram), least)
         regular = gram + (eps * sums["ridge"]) * jnp.eye(size, dtype=gram.dtype)
         numerator = sums["moved"] + eps * sums["delta"]
         prior = jnp.mean(gram, axis=-2, keepdims=True)
@@ -234,11 +234,12 @@ def raised(matrix: Array, k_frac: float) -> tuple[Array, Array, int]:
     return level[..., None, None] * directions, level, k
 
 
-def _scalar(name: str, value: Any, like: Array) -> Array:
+def one_number(what: str, value: Any, like: Array) -> Array:
+    """A coefficient that acts on the sum over experts, in the dtype of an array."""
     array = jnp.asarray(value)
     if array.ndim:
         raise ValueError(
-            f"{name} of ace has shape {array.shape}; expected one number for the leaf, "
+            f"{what} has shape {array.shape}; expected one number for the leaf, "
             "as it acts on the sum over experts"
         )
     return array.astype(like.dtype)
