@@ -9,8 +9,8 @@ DESIGNED_ON = ("regression", "deep")
 _UNSEEN = (
     ("softmax", 3),
     ("perceptron", 3),
-    ("mlp", 2),
-    ("vit", 2),
+    ("mlp", 1),
+    ("vit", 1),
     ("llm_0.1M", 1),
     ("llm_0.25M", 1),
 )

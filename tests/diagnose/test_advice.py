@@ -36,6 +36,7 @@ def by_topic(found) -> dict:
     return {one.topic: one for one in found.advice}
 
 
+@pytest.mark.slow
 def test_experts_apart_are_added_whole():
     found = diagnosed(rows_apart(4))
     advice = by_topic(found)

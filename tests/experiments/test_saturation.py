@@ -26,6 +26,7 @@ def small(tmp_path_factory):
     return make_family("regression_small", 0, tmp_path_factory.mktemp("cache"))
 
 
+@pytest.mark.slow
 def test_the_smoke_preset_runs_resumes_and_repeats(tmp_path, capsys):
     out = tmp_path / "run"
     arguments = ["--preset", "smoke", "--out", str(out), "--cache", str(tmp_path)]

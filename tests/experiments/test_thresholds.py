@@ -70,6 +70,7 @@ def test_a_predictor_that_is_right_is_better_than_a_constant():
     assert scores["fitted mean_cosine"]["error"][0] < 1e-6
 
 
+@pytest.mark.slow
 def test_predictors_that_say_nothing_or_nonsense_are_called_so():
     assert verdict(pools(lambda true: None)["named"]) == "says nothing"
     assert verdict(pools(lambda true: 1e6)["named"]) == "worse than a constant"

@@ -102,6 +102,7 @@ def test_coverage_of_sixteen_correlated_experts(name: str, experts):
     np.testing.assert_allclose(shape, [0.637, 1.585, 11.4], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_amplifying_looks_like_coverage_until_it_meets_its_control(experts):
     """At density 0.7, sparsify-and-amplify gains 42 %, nearly all of it a scalar."""
     before = measured(Scale(1.0), experts).coverage
@@ -116,6 +117,7 @@ def test_amplifying_looks_like_coverage_until_it_meets_its_control(experts):
 # --- shared outliers: heavy tails collapse what they were to extend
 
 
+@pytest.mark.slow
 def test_with_shared_outlier_coordinates_heavy_tails_collapse_the_hull():
     rows = np.random.default_rng(1).standard_normal((16, 200_000))
     rows[:, :200] += 8  # a thousandth of the coordinates, in every expert

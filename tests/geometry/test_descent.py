@@ -163,6 +163,7 @@ def test_refusals_are_sentences():
         EllipsoidalCone(jnp.ones(0)).project(jnp.ones(1))
 
 
+@pytest.mark.slow
 def test_a_cone_seen_from_an_apex_needs_no_jit(key):
     cone = ellipsoid_cone(jnp.ones(5), 2.0 * jnp.eye(5)[0])
     delta = statistical_dimension(cone, key=key, num_samples=400)

@@ -116,6 +116,7 @@ def softmax_family(key, inputs=10, classes=5, samples=200):
     return jnp.zeros((inputs, classes)), experts, pooled
 
 
+@pytest.mark.slow
 def test_the_tail_of_a_softmax_model():
     # T18, and the forecast of the same curve before any merge.
     base, experts, pooled = softmax_family(jax.random.key(3))
@@ -139,7 +140,10 @@ def test_the_tail_of_a_softmax_model():
     np.testing.assert_allclose(forecast.spread[:-1], measured[:-1], rtol=0.15)
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.6, 1.7])
+@pytest.mark.parametrize(
+    "scale",
+    [0.6, *(pytest.param(x, marks=pytest.mark.slow) for x in (1.0, 1.7))],
+)
 def test_expansions_are_exact_up_to_their_order(world, rng, scale):
     base, deltas, experts = world
     square = quadratic(rng)
