@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from jaxmerge._capture import Origin, Product, Source, walk
+from jaxmerge._capture import Product, walk
 from jaxmerge._leaf import arithmetic_dtype
 from jaxmerge._matrices import Matrices
+from jaxmerge._origins import Origin, Source
 from jaxmerge._parts import Parts
 from jaxmerge._trees import is_low_rank, named_leaves
 
