@@ -30,12 +30,14 @@ class Scorer:
         self.pool = pool
 
         @functools.partial(jax.jit, static_argnames="split")
-        def scaled(base: Any, merged: Any, scales: Array, split: str) -> Scores:
+        def scaled(
+            base: Any, merged: Any, scales: Array, tasks: Any, split: str
+        ) -> Scores:
             def one(scale: Array) -> Scores:
                 model = jax.tree.map(
                     lambda b, m: b + scale.astype(b.dtype) * (m - b), base, merged
                 )
-                return score(pool, model, split)
+                return score(pool, model, split, tasks)
 
             return jax.lax.map(one, scales)
 
@@ -55,11 +57,16 @@ class Scorer:
         return [of_expert(pool.expert(t), own(t)) for t in range(pool.size)]
 
     def __call__(
-        self, merged: Any, split: str, scales: Sequence[float] = (1.0,)
+        self,
+        merged: Any,
+        split: str,
+        scales: Sequence[float] = (1.0,),
+        tasks: Sequence[int] | None = None,
     ) -> Scores:
-        """Losses and accuracies, `[scale, task]`, as NumPy float64."""
+        """Losses and accuracies, `[scale, task]`, as NumPy float64; of all tasks."""
         numbers = jnp.asarray(scales, jnp.float32)
-        found = self._scaled(self.pool.base, merged, numbers, split)
+        positions = None if tasks is None else jnp.asarray(tasks)
+        found = self._scaled(self.pool.base, merged, numbers, positions, split)
         return Scores(*(np.asarray(x, np.float64) for x in found))
 
 
@@ -115,13 +122,13 @@ def measure_merge(
       multiplier that was chosen, and `trials`, the validation loss of each.
     """
     merged = merged_model(scorer, method, members, seed)
-    trials = scorer(merged, "validation", grid).loss[:, list(members)].mean(axis=1)
+    trials = scorer(merged, "validation", grid, members).loss.mean(axis=1)
     trials = np.where(np.isfinite(trials), trials, np.inf)
     scale = grid[int(np.argmin(trials))]
-    test = scorer(merged, "test", (1.0, scale))
+    test = scorer(merged, "test", (1.0,) if scale == 1 else (1.0, scale))
     return {
         "published": _numbers(test, 0),
-        "tuned": _numbers(test, 1),
+        "tuned": _numbers(test, -1),
         "scale": scale,
         "trials": [None if np.isinf(x) else float(x) for x in trials],
     }

@@ -98,21 +98,25 @@ def _of_outputs(pool: Pool, outputs: Array, targets: Any) -> Scores:
     return Scores(loss, _mean(pool.correct(outputs, targets)))
 
 
-def score(pool: Pool, params: Any, split: str) -> Scores:
+def score(pool: Pool, params: Any, split: str, tasks: Any = None) -> Scores:
     """The mean loss and accuracy of one model on every task; for use under `jit`.
 
     Args:
       pool: the family.
       params: of the model.
       split: one of `SPLITS`.
+      tasks: positions of those that are scored, `[task]`; all if None.
 
     Returns:
       `[task]` each.
     """
+    data = pool.data[split]
+    if tasks is not None:
+        data = jax.tree.map(lambda x: x[tasks], data)
     one = lambda batch: _of_outputs(
         pool, pool.outputs(params, batch.inputs), batch.targets
     )
-    return jax.lax.map(one, pool.data[split])
+    return jax.lax.map(one, data)
 
 
 def score_ensemble(pool: Pool, members: Sequence[int], split: str) -> Scores:
