@@ -2,9 +2,12 @@
 
 import argparse
 import dataclasses
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from experiments.common.pools import Pool
 from experiments.toy import classifiers, digits, matrices
@@ -86,6 +89,18 @@ FAMILIES: dict[str, Make] = {
 }
 
 
+# Linux lets a process map 65,530 pieces of memory; a compiled program takes several.
+_MOST_MAPS = 20_000
+_MAPS = Path("/proc/self/maps")
+
+
+def forget_programs() -> None:
+    """Drops compiled programs once there are so many that compiling would soon fail."""
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
+
 def make_family(name: str, seed: int, cache: Path = CACHE) -> Pool:
     """The pool of a family, trained or found in the cache.
 
@@ -99,6 +114,7 @@ def make_family(name: str, seed: int, cache: Path = CACHE) -> Pool:
     """
     if name not in FAMILIES:
         raise ValueError(f"no family {name!r}; there are {', '.join(FAMILIES)}")
+    forget_programs()
     return FAMILIES[name](seed, cache)
 
 
