@@ -74,7 +74,8 @@ def _make(kind: str, density: float) -> jaxmerge.Merger:
         return jaxmerge.rht(density=density, norm_matched=True)
     if kind == "ties":
         return jaxmerge.ties(density=density)
-    return jaxmerge.dare(density=density)
+    # A mean, as the others are: one grid of scales suits all, whatever k is.
+    return jaxmerge.dare(density=density, normalize=True)
 
 
 def methods_of(config: Config) -> list[Method]:
