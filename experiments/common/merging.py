@@ -1,7 +1,8 @@
 """Merges of a pool's experts, scored: at the published default, and tuned.
 
-Tuning has the same trials for every method: what multiplies the merged delta, chosen by
-the mean loss of the merged experts' tasks on validation samples.
+Tuning follows one rule for every method: what multiplies the merged delta is chosen
+from a grid by the mean loss of the merged experts' tasks on validation samples, and
+where an end of the grid is best, three numbers beyond it are tried too.
 """
 
 import functools
@@ -21,6 +22,8 @@ from jaxmerge import laws, statistics
 
 # Wide: published scales that shrink with k need much larger ones.
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
+# Sums of very many experts need less still, and what is divided by their square more.
+BEYOND = (2.5, 8.0, 25.0)
 
 
 class Scorer:
@@ -101,6 +104,36 @@ def _numbers(scores: Scores, at: int) -> dict[str, Any]:
     return row
 
 
+def search_scale(
+    scorer: Scorer, merged: Any, members: Sequence[int], grid: Sequence[float]
+) -> tuple[float, list[float | None]]:
+    """The best multiplier of a merged delta, and the validation loss of all tried.
+
+    Args:
+      scorer: of the pool.
+      merged: parameters.
+      members: the tasks that count.
+      grid: rising; what lies beyond an end is tried where the end is best. A grid of
+        one number is no search.
+
+    Returns:
+      The multiplier, and losses in the order of trials; None where one is not finite.
+    """
+
+    def losses_at(scales: Sequence[float]) -> np.ndarray:
+        losses = scorer(merged, "validation", scales, members).loss.mean(axis=1)
+        return np.where(np.isfinite(losses), losses, np.inf)
+
+    scales, losses = list(grid), losses_at(grid)
+    best = int(np.argmin(losses))
+    if len(grid) > 1 and best in (0, len(grid) - 1):
+        end = grid[best]
+        further = [end / x if best == 0 else end * x for x in BEYOND]
+        scales, losses = scales + further, np.append(losses, losses_at(further))
+    shown = [None if np.isinf(x) else float(x) for x in losses]
+    return scales[int(np.argmin(losses))], shown
+
+
 def measure_merge(
     scorer: Scorer,
     method: Method,
@@ -122,15 +155,13 @@ def measure_merge(
       multiplier that was chosen, and `trials`, the validation loss of each.
     """
     merged = merged_model(scorer, method, members, seed)
-    trials = scorer(merged, "validation", grid, members).loss.mean(axis=1)
-    trials = np.where(np.isfinite(trials), trials, np.inf)
-    scale = grid[int(np.argmin(trials))]
+    scale, trials = search_scale(scorer, merged, members, grid)
     test = scorer(merged, "test", (1.0,) if scale == 1 else (1.0, scale))
     return {
         "published": _numbers(test, 0),
         "tuned": _numbers(test, -1),
         "scale": scale,
-        "trials": [None if np.isinf(x) else float(x) for x in trials],
+        "trials": trials,
     }
 
 

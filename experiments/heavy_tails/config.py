@@ -66,15 +66,19 @@ PRESETS = {
 
 
 def _make(kind: str, density: float) -> jaxmerge.Merger:
+    """All are means over experts, so that one grid of scales suits them, whatever k is.
+
+    The paper's code divides by the number of experts once more: a scale of T.
+    """
+    rht = functools.partial(jaxmerge.rht, density=density, normalize_weights=False)
     if kind == "rht":
-        return jaxmerge.rht(density=density)
+        return rht()
     if kind == "control":
-        return jaxmerge.scalar_control(jaxmerge.rht(density=density))
+        return jaxmerge.scalar_control(rht())
     if kind == "matched":
-        return jaxmerge.rht(density=density, norm_matched=True)
+        return rht(norm_matched=True)
     if kind == "ties":
         return jaxmerge.ties(density=density)
-    # A mean, as the others are: one grid of scales suits all, whatever k is.
     return jaxmerge.dare(density=density, normalize=True)
 
 

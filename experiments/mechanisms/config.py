@@ -19,8 +19,6 @@ METHODS = (
     "actmat",
     "regmean",
 )
-# What multiplies the merged delta: sums of 200 experts need very small numbers.
-GRID = (0.01, 0.03, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 # As `jaxmerge.diagnose` calls them. Depth compounding needs features, not weights.
 MECHANISMS = (
     "dilution",

@@ -13,7 +13,7 @@ from experiments.common.merging import Scorer, references, sets_of_sizes, sweep
 from experiments.common.methods import select
 from experiments.common.pools import Pool
 from experiments.common.results import Results
-from experiments.mechanisms.config import GRID, MECHANISMS, Config
+from experiments.mechanisms.config import MECHANISMS, Config
 from jaxmerge import diagnose
 
 
@@ -71,5 +71,5 @@ def run_sweep(config: Config, out: Path, cache: Path) -> Iterator[dict[str, Any]
                 "label": pool.name,
                 "mechanisms": known,
                 "references": references(scorer, results),
-                "merges": sweep(scorer, methods, sets, results, config.seed, GRID),
+                "merges": sweep(scorer, methods, sets, results, config.seed),
             }

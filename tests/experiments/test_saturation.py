@@ -13,9 +13,11 @@ from experiments.common.merging import (
     Scorer,
     measure_ensemble,
     measure_merge,
+    search_scale,
     sets_of_sizes,
 )
 from experiments.common.methods import METHODS, select
+from experiments.common.pools import Scores
 from experiments.saturation.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -71,6 +73,23 @@ def test_tuning_is_the_best_of_the_grid_on_validation(small):
     assert row["scale"] == GRID[int(np.argmin(row["trials"]))]
     assert len(row["trials"]) == len(GRID)
     assert min(row["trials"]) <= row["trials"][GRID.index(1.0)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "tried"),
+    [(1.4, 1.5, 8), (0.03, 0.25 / 8, 11), (40.0, 25.0, 11), (0.25, 0.25, 11)],
+)
+def test_the_search_goes_on_beyond_an_end_that_is_best(wanted, found, tried):
+    def scorer(merged, split, scales, members):
+        assert (merged, split, members) == ("model", "validation", (0, 2))
+        losses = np.abs(np.log(np.asarray(scales) / wanted))
+        losses[np.asarray(scales) > 200] = np.nan
+        return Scores(np.stack([losses, losses], axis=1), losses)
+
+    scale, trials = search_scale(scorer, "model", (0, 2), GRID)
+    assert scale == pytest.approx(found)
+    assert len(trials) == tried
+    assert (trials[-1] is None) == (wanted == 40.0)
 
 
 def test_the_ensemble_of_one_is_its_expert(small):
