@@ -25,8 +25,8 @@ def crossing(k: np.ndarray, loss: np.ndarray, share: float) -> float | None:
     Returns:
       None where the last point is not below the first.
 
-    >>> crossing(np.array([1, 2, 4]), np.array([3.0, 2.0, 1.0]), 0.75)
-    2.8284271247461903
+    >>> round(crossing(np.array([1, 2, 4]), np.array([3.0, 2.0, 1.0]), 0.75), 3)
+    2.828
     """
     fall = loss[0] - loss[-1]
     if not fall > 0:
@@ -127,3 +127,14 @@ def three_point(curve: dict[int, float], pool: int, share: float) -> float | Non
         return None
     k = np.arange(1, pool + 1)
     return crossing(k, np.asarray(law.curve(k), np.float64), share)
+
+
+def of_pool_size(pool: int, share: float) -> float:
+    """T where the mean over sets falls as 1/k - 1/M: for a quadratic loss, exactly.
+
+    It knows nothing of the experts but their number.
+
+    >>> round(of_pool_size(32, 0.9), 2)
+    7.8
+    """
+    return 1 / (1 - share * (1 - 1 / pool))

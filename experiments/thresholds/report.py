@@ -6,13 +6,18 @@ from typing import Any
 import numpy as np
 
 from experiments.thresholds.config import Config
-from experiments.thresholds.predict import crossing, three_point
+from experiments.thresholds.predict import crossing, of_pool_size, three_point
 
 RESAMPLES = 1000
 FEWEST = 4  # families, for an interval over them to mean anything
 # What is fitted on other families: a line from the number to log T.
 FITTED = ("mean_cosine", "mean_norm", "effective_rank")
-TRIVIAL = ("constant", "three_point", *(f"fitted {name}" for name in FITTED))
+TRIVIAL = (
+    "constant",
+    "pool_size",
+    "three_point",
+    *(f"fitted {name}" for name in FITTED),
+)
 
 
 def measured(
@@ -123,6 +128,7 @@ def summary(
                 "predicted": {
                     **prediction["definitions"],
                     "forecast": prediction["forecast"],
+                    "pool_size": of_pool_size(prediction["experts"], config.share),
                     "three_point": three_point(
                         means, prediction["experts"], config.share
                     ),
