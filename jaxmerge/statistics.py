@@ -44,7 +44,7 @@ def gram_matrices(
 
     Returns:
       Leaf name to `[*batch, in, in]` in float32 (float64 where the inputs are), as
-      `Merger(..., statistics=...)` and `checkpoint.save_statistics` take them.
+      `merger(..., statistics=...)` and `checkpoint.save_statistics` take them.
 
     Raises:
       ValueError: if a matrix is multiplied by nothing, contracted over other axes than
@@ -202,7 +202,7 @@ def diagonal_fisher(
         parameters' dtype, their squares in float32 or wider.
 
     Returns:
-      Leaf name to mean squares of its shape, as `Merger(..., statistics=...)` takes
+      Leaf name to mean squares of its shape, as `merger(..., statistics=...)` takes
       them.
 
     Raises:

@@ -53,6 +53,18 @@ def accuracy_retention(
     return float(np.mean([accuracy[t] / o for t, o in zip(members, own, strict=True)]))
 
 
+def by_family(pools: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The pools of each family, in the order in which families come.
+
+    >>> by_family([{"family": "a"}, {"family": "b"}, {"family": "a"}])["a"]
+    [{'family': 'a'}, {'family': 'a'}]
+    """
+    found: dict[str, list[Any]] = {}
+    for pool in pools:
+        found.setdefault(pool["family"], []).append(pool)
+    return found
+
+
 def values_of(
     pools: Iterable[Mapping[str, Any]], method: str, column: str, functional: str
 ) -> ByCount:

@@ -66,7 +66,7 @@ class Scorer:
         scales: Sequence[float] = (1.0,),
         tasks: Sequence[int] | None = None,
     ) -> Scores:
-        """Losses and accuracies, `[scale, task]`, as NumPy float64; of all tasks."""
+        """Losses and accuracies, `[scale, task]`, in float64; of all tasks if None."""
         numbers = jnp.asarray(scales, jnp.float32)
         positions = None if tasks is None else jnp.asarray(tasks)
         found = self._scaled(self.pool.base, merged, numbers, positions, split)
@@ -225,6 +225,7 @@ def sweep(
                 "merger": repr(method.make()),
                 "members": list(members),
                 "grid": list(grid),
+                "beyond": list(BEYOND),
                 "seed": seed,
             }
             compute = functools.partial(

@@ -1,7 +1,5 @@
 """The settings of a run, and its presets: those of `saturation`, on other families."""
 
-import dataclasses
-
 from experiments.saturation.config import Config
 
 # `jaxmerge.default` was chosen among some dozens of candidates on these, by hand.
@@ -24,8 +22,7 @@ PRESETS = {
         population=None,
     ),
     "cpu": Config(families=_UNSEEN, population=None),
-    "gpu": dataclasses.replace(
-        Config(population=None),
+    "gpu": Config(
         families=(
             *((family, 5) for family in ("softmax", "perceptron", "mlp", "vit")),
             ("resnet", 5),
@@ -34,5 +31,6 @@ PRESETS = {
         ),
         counts=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 50),
         subsets=20,
+        population=None,
     ),
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.curves import COLUMNS, ByCount, means, values_of
+from experiments.common.curves import COLUMNS, ByCount, by_family, means, values_of
 from experiments.common.intervals import Interval, interval, paired
 from experiments.common.methods import METHODS, select
 from experiments.saturation.config import Config
@@ -21,8 +21,7 @@ def summary(config: Config, pools: Sequence[dict[str, Any]]) -> dict[str, Any]:
       pools: what `run_sweep` yields.
     """
     families = {}
-    for family in dict.fromkeys(pool["family"] for pool in pools):
-        own = [pool for pool in pools if pool["family"] == family]
+    for family, own in by_family(pools).items():
         families[family] = {
             "label": own[0]["label"],
             "parameters": own[0]["parameters"],

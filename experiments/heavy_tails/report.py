@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.curves import ByCount, means, values_of
+from experiments.common.curves import ByCount, by_family, means, values_of
 from experiments.common.intervals import paired
 from experiments.heavy_tails.config import KINDS, Config
 from experiments.heavy_tails.sweep import tuned_rows
@@ -17,8 +17,7 @@ _LABELS = {**KINDS, "average": "average"}
 def summary(config: Config, pools: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """By family: retention by density and by k, and paired differences."""
     families = {}
-    for family in dict.fromkeys(pool["family"] for pool in pools):
-        own = [pool for pool in pools if pool["family"] == family]
+    for family, own in by_family(pools).items():
         tuned = [{**pool, "merges": tuned_rows(pool)} for pool in own]
         families[family] = {
             "label": own[0]["label"],

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.curves import means, retention, set_name, values_of
+from experiments.common.curves import by_family, means, retention, set_name, values_of
 from experiments.common.intervals import Interval, paired, spearman
 from experiments.common.methods import select
 from experiments.mechanisms.config import MECHANISMS, Config
@@ -58,8 +58,7 @@ def _lost(pool: Mapping[str, Any], method: str, column: str) -> dict[str, float]
 def summary(config: Config, pools: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """By family: mechanisms over k, retention over k, leads over the tuned average."""
     families = {}
-    for family in dict.fromkeys(pool["family"] for pool in pools):
-        own = [pool for pool in pools if pool["family"] == family]
+    for family, own in by_family(pools).items():
         families[family] = {
             "label": own[0]["label"],
             "mechanisms": {name: _over_k(own, name) for name in MECHANISMS},

@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.common.curves import COLUMNS, means, share_reached, values_of
+from experiments.common.curves import (
+    COLUMNS,
+    by_family,
+    means,
+    share_reached,
+    values_of,
+)
 from experiments.common.intervals import Interval, paired
 from experiments.common.methods import select
 from experiments.saturation.config import Config
@@ -24,8 +30,7 @@ def summary(
       population: what `measure_population` returns.
     """
     families = {}
-    for family in dict.fromkeys(pool["family"] for pool in pools):
-        own = [pool for pool in pools if pool["family"] == family]
+    for family, own in by_family(pools).items():
         families[family] = {
             "label": own[0]["label"],
             "parameters": own[0]["parameters"],

@@ -12,12 +12,6 @@ RESAMPLES = 1000
 FEWEST = 4  # families, for an interval over them to mean anything
 # What is fitted on other families: a line from the number to log T.
 FITTED = ("mean_cosine", "mean_norm", "effective_rank")
-TRIVIAL = (
-    "constant",
-    "pool_size",
-    "three_point",
-    *(f"fitted {name}" for name in FITTED),
-)
 
 
 def measured(

@@ -15,7 +15,7 @@ from jaxmerge.combine.decompositions import matmul, thin_svd, whole
 _GUARD = 1e-12
 # The least ridge, in roundings of the summed covariance's trace. Gram matrices carry
 # their rounding into directions that no delta has, and the inverse ridge enlarges it.
-_FLOOR = 16.0
+FLOOR = 16.0
 
 
 def energy(matrix: Array) -> Array:
@@ -187,7 +187,7 @@ class AdaptiveCovariance:
         (_, _, total), (num, _, _) = state
         sums, on = self.selected(state)
         gram, size = sums["gram"], sums["gram"].shape[-1]
-        least = _FLOOR * jnp.finfo(gram.dtype).eps * jnp.trace(gram) / sums["ridge"]
+        least = FLOOR * jnp.finfo(gram.dtype).eps * jnp.trace(gram) / sums["ridge"]
         eps = jnp.maximum(one_number("eps of ace", self.eps, gram), least)
         regular = gram + (eps * sums["ridge"]) * jnp.eye(size, dtype=gram.dtype)
         numerator = sums["moved"] + eps * sums["delta"]

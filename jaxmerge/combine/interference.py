@@ -24,7 +24,7 @@ from jaxmerge.combine.decompositions import matmul, transposed, whole
 
 
 @pytree
-class _Sums:
+class GramSums:
     """`C`, `D`, the sum of the deltas, and the sum of their weights."""
 
     kernel: Any
@@ -33,14 +33,16 @@ class _Sums:
     weight: Any
 
 
-def _lift(delta: Array, weight: Array, leaf: Leaf, *, by_energy: bool = True) -> _Sums:
+def _lift(
+    delta: Array, weight: Array, leaf: Leaf, *, by_energy: bool = True
+) -> GramSums:
     """One expert's part; what is no matrix has a total only.
 
     By energy, a weight scales the delta; alike, it is how much the task counts.
     """
     weighted = product(weight, delta)
     if leaf.matrix is None:
-        return _Sums(None, None, weighted, weight)
+        return GramSums(None, None, weighted, weight)
     weighted = whole(weighted)
     if by_energy:
         matrix = weighted
@@ -48,8 +50,20 @@ def _lift(delta: Array, weight: Array, leaf: Leaf, *, by_energy: bool = True) ->
         share = safe_divide(jnp.ones_like(square), square)
     else:
         matrix, share = whole(delta), weight
+    return gram_sums(matrix, share, weighted, weight)
+
+
+def gram_sums(matrix: Array, share: Array, total: Array, weight: Array) -> GramSums:
+    """One expert's part, whose Gram matrix counts by a share.
+
+    Args:
+      matrix: `[..., out, in]`, of which C and D are made.
+      share: what multiplies its Gram matrix.
+      total: the expert's part of the sum of the deltas.
+      weight: its part of the sum of the weights.
+    """
     kernel = product(share, matmul(transposed(matrix), matrix))
-    return _Sums(kernel, matmul(matrix, kernel), weighted, weight)
+    return GramSums(kernel, matmul(matrix, kernel), total, weight)
 
 
 class _Filter(NamedTuple):
@@ -164,13 +178,13 @@ class WudiDescent:
     frame: str = static(default="delta")
     uses_shape = True
 
-    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> _Sums:
+    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> GramSums:
         return _lift(delta, weight, leaf)
 
-    def join(self, a: _Sums, b: _Sums) -> _Sums:
+    def join(self, a: GramSums, b: GramSums) -> GramSums:
         return accumulate(a, b)
 
-    def finish(self, state: _Sums, leaf: Leaf) -> Array:
+    def finish(self, state: GramSums, leaf: Leaf) -> Array:
         if leaf.matrix is None:
             return quotient(state.total, state.weight)
         start = state.total
@@ -224,13 +238,13 @@ class WudiFilter:
     frame: str = static(default="delta")
     uses_shape = True
 
-    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> _Sums:
+    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> GramSums:
         return _lift(delta, weight, leaf, by_energy=self.by_energy)
 
-    def join(self, a: _Sums, b: _Sums) -> _Sums:
+    def join(self, a: GramSums, b: GramSums) -> GramSums:
         return accumulate(a, b)
 
-    def finish(self, state: _Sums, leaf: Leaf) -> Array:
+    def finish(self, state: GramSums, leaf: Leaf) -> Array:
         if leaf.matrix is None:
             return quotient(state.total, state.weight)
         time = jnp.asarray(self.time).astype(state.total.dtype)

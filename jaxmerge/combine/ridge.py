@@ -7,22 +7,10 @@ from jaxtyping import Array
 
 from jaxmerge._arithmetic import accumulate, product, quotient, safe_divide
 from jaxmerge._types import Coef, Leaf, coefficient, pytree, static
-from jaxmerge.combine.ace import divide_by_spd, one_number
-from jaxmerge.combine.decompositions import matmul, transposed, whole
+from jaxmerge.combine.ace import FLOOR, divide_by_spd, one_number
+from jaxmerge.combine.decompositions import whole
+from jaxmerge.combine.interference import GramSums, gram_sums
 from jaxmerge.combine.sphere import safe_norm, safe_root
-
-_FLOOR = 16.0  # roundings of the kernel's trace
-
-
-@pytree
-class _Sums:
-    """`sum w G`, `sum w d G`, `sum w d`, `sum w` and `sum w |d|^2`."""
-
-    kernel: Any
-    target: Any
-    total: Any
-    weight: Any
-    energy: Any
 
 
 @pytree
@@ -53,33 +41,32 @@ class RidgeMean:
     normalize = True
     uses_shape = True
 
-    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> _Sums:
+    def lift(self, delta: Array, weight: Array, leaf: Leaf) -> tuple[GramSums, Array]:
+        """The sums of WUDI with other shares, and the weighted squared norm."""
         square = jnp.sum(delta * delta)
-        energy = weight * square
-        total = product(weight, delta)
+        energy, total = weight * square, product(weight, delta)
         if leaf.matrix is None:
-            return _Sums(None, None, total, weight, energy)
+            return GramSums(None, None, total, weight), energy
         matrix = whole(delta)
-        share = weight * safe_divide(
-            jnp.asarray(matrix.shape[-1], matrix.dtype), square
-        )
-        kernel = product(share, matmul(transposed(matrix), matrix))
-        return _Sums(kernel, matmul(matrix, kernel), whole(total), weight, energy)
+        size = jnp.asarray(matrix.shape[-1], matrix.dtype)
+        share = weight * safe_divide(size, square)
+        return gram_sums(matrix, share, whole(total), weight), energy
 
-    def join(self, a: _Sums, b: _Sums) -> _Sums:
+    def join(self, a: Any, b: Any) -> Any:
         return accumulate(a, b)
 
-    def finish(self, state: _Sums, leaf: Leaf) -> Array:
-        mean = quotient(state.total, state.weight)
+    def finish(self, state: tuple[GramSums, Array], leaf: Leaf) -> Array:
+        sums, energy = state
+        mean = quotient(sums.total, sums.weight)
         merged = mean
         if leaf.matrix is not None:
-            least = _FLOOR * jnp.finfo(mean.dtype).eps * mean.shape[-1]
+            least = FLOOR * jnp.finfo(mean.dtype).eps * mean.shape[-1]
             ridge = jnp.maximum(one_number("ridge", self.ridge, mean), least)
             eye = jnp.eye(mean.shape[-1], dtype=mean.dtype)
             merged = divide_by_spd(
-                state.target + ridge * state.total,
-                state.kernel + ridge * state.weight * eye,
+                sums.target + ridge * sums.total,
+                sums.kernel + ridge * sums.weight * eye,
             )
-        typical = safe_root(quotient(state.energy, state.weight))
+        typical = safe_root(quotient(energy, sums.weight))
         wanted = safe_root(safe_norm(mean)) * safe_root(typical)
         return merged * safe_divide(wanted, safe_norm(merged))
