@@ -124,9 +124,11 @@ def search_scale(
         losses = scorer(merged, "validation", scales, members).loss.mean(axis=1)
         return np.where(np.isfinite(losses), losses, np.inf)
 
+    if len(grid) == 1:
+        return grid[0], []
     scales, losses = list(grid), losses_at(grid)
     best = int(np.argmin(losses))
-    if len(grid) > 1 and best in (0, len(grid) - 1):
+    if best in (0, len(grid) - 1):
         end = grid[best]
         further = [end / x if best == 0 else end * x for x in BEYOND]
         scales, losses = scales + further, np.append(losses, losses_at(further))

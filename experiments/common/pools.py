@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.common.results import fingerprint
+
 SPLITS = ("validation", "test")
 
 
@@ -77,6 +79,23 @@ class Pool:
     def subset(self, members: Sequence[int]) -> list[Any]:
         """The parameters of some experts, as mergers take them."""
         return [self.expert(t) for t in members]
+
+    def with_tasks(self, tasks: Sequence[str]) -> "Pool":
+        """The pool of some of its tasks, in this order: its experts and its data.
+
+        The multitask model stays as it is, trained on all of them.
+        """
+        if tuple(tasks) == self.tasks:
+            return self
+        at = np.array([self.tasks.index(task) for task in tasks])
+        pick = lambda tree: jax.tree.map(lambda x: x[at], tree)
+        return dataclasses.replace(
+            self,
+            identity=fingerprint([self.identity, list(tasks)]),
+            tasks=tuple(tasks),
+            experts=pick(self.experts),
+            data=pick(self.data),
+        )
 
 
 class Scores(NamedTuple):

@@ -32,7 +32,7 @@ def predictions(config: Config, sizes: Sequence[Size], out: Path) -> dict[str, A
         told = json.loads(path.read_text())
         if told["made_from"] == made_from:
             return told
-    pool = min(size.pool.size for size in sizes)
+    pool = sizes[0].pool.size
     told: dict[str, Any] = {
         name: forecast(points_of(sizes, rows, name), sizes[-1].parameters, pool)
         for name in config.methods
@@ -56,8 +56,7 @@ def compute(
     told = predictions(config, sizes, out)
     rows = run_sweep(config, sizes, out, seen=False)
     points = {name: points_of(sizes, rows, name) for name in config.methods}
-    pool = min(size.pool.size for size in sizes)
-    found = summary(config, points, told, pool)
+    found = summary(config, points, told, sizes[0].pool.tasks)
     return found, {"all": time.perf_counter() - started}
 
 

@@ -1,5 +1,6 @@
 """Fits with intervals, rivals, forecasts scored, and the two laws of variance."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -74,7 +75,7 @@ def summary(
     config: Config,
     points: dict[str, laws.Points],
     told: dict[str, Any],
-    pool: int,
+    tasks: Sequence[str],
 ) -> dict[str, Any]:
     """By method, as JSON data.
 
@@ -82,7 +83,7 @@ def summary(
       config: the settings.
       points: of all merges, by method.
       told: forecasts, by method, as they were written before.
-      pool: T.
+      tasks: those of every pool, T.
     """
     found = {}
     for name in config.methods:
@@ -99,9 +100,9 @@ def summary(
             "fit": _fitted(own, config),
             "forecasts": told[name],
             "errors": _scored(own, told[name]),
-            "variance": _variances(own, pool),
+            "variance": _variances(own, len(tasks)),
         }
-    return {"methods": found, "experts": pool}
+    return {"methods": found, "tasks": list(tasks)}
 
 
 def table(found: dict[str, Any]) -> str:

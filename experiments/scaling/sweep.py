@@ -37,10 +37,13 @@ class Size:
 
 
 def load_sizes(config: Config, cache: Path) -> list[Size]:
-    """All sizes, smallest first.
+    """All sizes, smallest first, with the tasks that every one has an expert for.
+
+    The mean loss over tasks can be compared between sizes only if these are the same.
 
     Raises:
-      ValueError: if fewer than four sizes are asked for.
+      ValueError: if fewer than four sizes are asked for, or fewer than three tasks are
+        left.
     """
     if len(config.families) < 4:
         raise ValueError(
@@ -48,7 +51,15 @@ def load_sizes(config: Config, cache: Path) -> list[Size]:
             "the largest, which is forecast"
         )
     pools = [(name, make_family(name, 0, cache)) for name, _ in config.families]
-    sizes = [Size(name, pool, Scorer(pool)) for name, pool in pools]
+    first = pools[0][1].tasks
+    tasks = [t for t in first if all(t in pool.tasks for _, pool in pools)]
+    if len(tasks) < 3:
+        raise ValueError(
+            f"all sizes have experts for {len(tasks)} tasks only ({', '.join(tasks)}); "
+            "three are needed for a curve in k: train them longer, or leave a size out"
+        )
+    kept = [(name, pool.with_tasks(tasks)) for name, pool in pools]
+    sizes = [Size(name, pool, Scorer(pool)) for name, pool in kept]
     return sorted(sizes, key=lambda size: size.parameters)
 
 

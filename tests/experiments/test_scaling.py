@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from experiments.common.families import make_family
+from experiments.common.merging import Scorer
 from experiments.scaling import sweep
 from experiments.scaling.__main__ import main
 from experiments.scaling.config import PRESETS, Config
@@ -41,6 +43,35 @@ def test_three_sizes_are_not_enough(tmp_path):
     families = PRESETS["smoke"].families[:3]
     with pytest.raises(ValueError, match="beside the largest, which is forecast"):
         sweep.load_sizes(Config(families=families), tmp_path)
+
+
+def test_sizes_are_compared_on_the_tasks_that_all_have_experts_for(
+    tmp_path, monkeypatch
+):
+    pool = make_family("regression_small", 0, tmp_path)
+    lacks = {"a": (), "b": (pool.tasks[1],), "c": (), "d": ()}
+
+    def made(name, seed, cache):
+        return pool.with_tasks([t for t in pool.tasks if t not in lacks[name]])
+
+    monkeypatch.setattr(sweep, "make_family", made)
+    config = Config(families=tuple((name, 1) for name in lacks))
+    sizes = sweep.load_sizes(config, tmp_path)
+    kept = (pool.tasks[0], pool.tasks[2], pool.tasks[3])
+    assert {size.pool.tasks for size in sizes} == {kept}
+    assert {size.pool.identity for size in sizes} == {sizes[0].pool.identity}
+    assert sizes[0].pool.identity != pool.identity
+    whole, own = Scorer(pool), sizes[0].scorer
+    expert = pool.expert(2)
+    np.testing.assert_array_equal(
+        own.pool.expert(1)["layer0"]["kernel"], expert["layer0"]["kernel"]
+    )
+    np.testing.assert_array_equal(
+        own(expert, "test").loss[0], whole(expert, "test").loss[0, [0, 2, 3]]
+    )
+    lacks["c"] = pool.tasks[2:3]
+    with pytest.raises(ValueError, match="for 2 tasks only"):
+        sweep.load_sizes(config, tmp_path)
 
 
 @pytest.mark.slow
