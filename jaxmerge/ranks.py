@@ -4,8 +4,8 @@ The bits of `|x|`, read as an unsigned integer, order floats as their magnitudes
 the k-th largest magnitude is the largest bit pattern t with at least k elements at or
 above it, and is found by counting: each pass over the tensor counts the elements above
 a few pivots at once and narrows the bracket around t. Nothing is sorted but a sample of
-4096 elements that places the first pivots, nothing is copied, and sharded tensors stay
-where they are: only counts travel.
+4096 elements that places the first pivots (and tensors that are no larger), nothing is
+copied, and sharded tensors stay where they are: only counts travel.
 
 Ties go to the lowest flat index: they are counted by row, and one row is searched for
 the position of the last that is kept. That is the same search once more: the k largest
@@ -22,7 +22,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
-from jaxmerge import _limbs, _search
+from jaxmerge import _limbs, _search, _sorting
 from jaxmerge._limbs import Limbs, add as add_counts
 from jaxmerge._search import from_bits, magnitude_bits
 from jaxmerge._ties import Cut, first_ties
@@ -119,6 +119,8 @@ def kth_largest(x: Array, k: Coef) -> Array:
     """
     x = lax.stop_gradient(x)
     targets, shape = _targets(k, x.size)
+    if _sorting.is_small(x):
+        return _sorting.kth_largest(x, targets[0]).reshape(shape)
     x, axes = _search.rows(x)
     bits, _, _ = _search.search_magnitudes(x, axes, targets, to_value=True)
     return bits.reshape(shape)
@@ -162,6 +164,8 @@ def largest_cut(x: Array, k: Coef, *, ties: str = "first") -> Cut:
         raise ValueError(f"k has shape {target_shape}; expected one number")
     if x.size == 0:
         return Cut(jnp.zeros(1, jnp.uint32))
+    if _sorting.is_small(x):
+        return _sorting.largest_cut(x, targets[0][0], ties=ties)
     x, axes = _search.rows(x)
     cut, need, tied = _search.search_magnitudes(x, axes, targets)
     if ties == "first":
