@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     matplotlib.use("agg")
     for question in QUESTIONS:
-        if options.text or question.draw is None or not question.results.exists():
+        if options.text or question.draw is None or not question.was_run:
             continue
         question.draw(FIGURES)
     there = [question for question in QUESTIONS if question.readme.exists()]

@@ -52,6 +52,12 @@ class Question:
         """Where its committed results are."""
         return ROOT / "experiments" / self.folder / "results"
 
+    @property
+    def was_run(self) -> bool:
+        """Whether there are results, and not only predictions of them."""
+        names = [path.name for path in self.results.glob("*")]
+        return any(not name.startswith("predictions") for name in names)
+
 
 def sections(text: str) -> dict[str, str]:
     """The parts of a README by their headings; what precedes the first is `""`.
@@ -115,7 +121,7 @@ def _entry(question: Question) -> str:
     for name in (*FOUND, COMPARED):
         if name in parts:
             lines.append(f"### {name}\n\n{_moved(parts[name], folder)}")
-    if not question.results.exists():
+    if not question.was_run:
         lines.append("Not run yet: the code and its smoke preset are there.")
     return "\n\n".join(lines)
 
