@@ -97,6 +97,16 @@ class Pool:
             data=pick(self.data),
         )
 
+    def thinned(self, every: int) -> "Pool":
+        """The pool with every so many-th sample of each task, from the first."""
+        if every == 1:
+            return self
+        return dataclasses.replace(
+            self,
+            identity=fingerprint([self.identity, "every", every]),
+            data=jax.tree.map(lambda x: x[:, ::every], self.data),
+        )
+
 
 class Scores(NamedTuple):
     """What a model does on each task, `[task]`; accuracies are NaN if undefined."""

@@ -27,6 +27,7 @@ class Config:
       subsets: how many sets of each k, or all that there are.
       seen: the largest k that forecasts may look at.
       methods: names of `CANDIDATES`.
+      every: models are scored on every so many-th sample, the same of all.
       draws: refits of the bootstrap.
     """
 
@@ -37,6 +38,7 @@ class Config:
     subsets: int = 12
     seen: int = 4
     methods: tuple[str, ...] = ("average", "arithmetic_0.8", "ties", "dare", "tsv_m")
+    every: int = 4
     draws: int = 200
 
 
@@ -46,6 +48,7 @@ PRESETS = {
         subsets=3,
         seen=3,
         methods=("average",),
+        every=1,
         draws=20,
     ),
     "cpu": Config(),
@@ -55,5 +58,6 @@ PRESETS = {
             for size in ("0.1M", "0.25M", "0.6M", "1.3M", "3M", "10M", "30M")
         ),
         subsets=60,
+        every=1,
     ),
 }

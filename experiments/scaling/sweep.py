@@ -58,7 +58,9 @@ def load_sizes(config: Config, cache: Path) -> list[Size]:
             f"all sizes have experts for {len(tasks)} tasks only ({', '.join(tasks)}); "
             "three are needed for a curve in k: train them longer, or leave a size out"
         )
-    kept = [(name, pool.with_tasks(tasks)) for name, pool in pools]
+    kept = [
+        (name, pool.with_tasks(tasks).thinned(config.every)) for name, pool in pools
+    ]
     sizes = [Size(name, pool, Scorer(pool)) for name, pool in kept]
     return sorted(sizes, key=lambda size: size.parameters)
 

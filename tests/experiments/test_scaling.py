@@ -1,5 +1,6 @@
 """The scaling law: the question at its smallest size, and what forecasts may see."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_sizes_are_compared_on_the_tasks_that_all_have_experts_for(
         return pool.with_tasks([t for t in pool.tasks if t not in lacks[name]])
 
     monkeypatch.setattr(sweep, "make_family", made)
-    config = Config(families=tuple((name, 1) for name in lacks))
+    config = Config(families=tuple((name, 1) for name in lacks), every=1)
     sizes = sweep.load_sizes(config, tmp_path)
     kept = (pool.tasks[0], pool.tasks[2], pool.tasks[3])
     assert {size.pool.tasks for size in sizes} == {kept}
@@ -69,6 +70,12 @@ def test_sizes_are_compared_on_the_tasks_that_all_have_experts_for(
     np.testing.assert_array_equal(
         own(expert, "test").loss[0], whole(expert, "test").loss[0, [0, 2, 3]]
     )
+    every = dataclasses.replace(config, every=4)
+    thin = sweep.load_sizes(every, tmp_path)[0].pool
+    np.testing.assert_array_equal(
+        thin.data["test"].inputs, own.pool.data["test"].inputs[:, ::4]
+    )
+    assert thin.identity != own.pool.identity
     lacks["c"] = pool.tasks[2:3]
     with pytest.raises(ValueError, match="for 2 tasks only"):
         sweep.load_sizes(config, tmp_path)
