@@ -45,7 +45,7 @@ class Config:
     families: tuple[tuple[str, int], ...] = (
         ("regression_200", 2),
         ("perceptron", 2),
-        ("mlp", 1),
+        ("mlp", 2),
         ("vit", 1),
         ("llm_0.25M", 1),
     )
