@@ -1,29 +1,26 @@
 """`make_pool`: a base and its experts, trained or loaded, and what they score."""
 
 import dataclasses
-import functools
 import json
 import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from experiments.common.manifest import make_manifest, package_versions
 from experiments.common.pools import SPLITS, Batch, Pool
 from experiments.common.results import fingerprint, write_json
-from experiments.llm import huggingface
+from experiments.llm import huggingface, scores
 from experiments.llm.config import Config
 from experiments.llm.domains import Domain, base_mixture, make_domains
 from experiments.llm.lora import Factors, adapter_path, save_adapter
-from experiments.llm.model import Architecture, ModelConfig, Params
+from experiments.llm.model import Architecture, Params
 from experiments.llm.train import (
-    sequence_losses,
     train_base,
     train_experts,
     train_multitask,
@@ -35,28 +32,6 @@ _OF_THE_BASE = ("seed", "size", "domains", "length", "base_steps", "base_batch")
 _OF_THE_BASE += ("base_learning_rate", "base_tokens")
 _WITHOUT_WEIGHT = ("texts", "experts_at_once")
 RECORD = "training.json"
-
-
-class TooFewExpertsError(ValueError):
-    """Fewer than two experts gained enough: there is nothing to merge."""
-
-
-class Targets(NamedTuple):
-    """What follows each token, and which of them accuracy counts."""
-
-    tokens: Array
-    counted: Array
-
-
-def _loss(logits: Array, targets: Targets) -> Array:
-    return sequence_losses(logits, targets.tokens)
-
-
-def _correct(logits: Array, targets: Targets) -> Array:
-    """The share of what counts that is the likeliest: answers, or all of a text."""
-    right = (jnp.argmax(logits, axis=-1) == targets.tokens) & targets.counted
-    counted = jnp.sum(targets.counted, axis=-1, dtype=jnp.float32)
-    return jnp.sum(right, axis=-1, dtype=jnp.float32) / counted
 
 
 def _domains(config: Config) -> list[Domain]:
@@ -78,7 +53,7 @@ def _held_out(domains: Sequence[Domain]) -> dict[str, Batch]:
         inputs, tokens, counted = (
             jnp.asarray(np.stack(x)) for x in zip(*windows, strict=True)
         )
-        data[split] = Batch(inputs, Targets(tokens, counted))
+        data[split] = Batch(inputs, scores.Targets(tokens, counted))
     return data
 
 
@@ -105,63 +80,8 @@ def _identity(
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _score(shape: ModelConfig, params: Params, data: Batch) -> tuple[Array, Array]:
-    """Loss and accuracy of every sequence: `[domain, sample]` each."""
-    architecture = Architecture(shape, scanned=True)
-
-    def on_one(batch: Batch) -> tuple[Array, Array]:
-        logits = architecture.logits(params, batch.inputs)
-        return _loss(logits, batch.targets), _correct(logits, batch.targets)
-
-    return jax.lax.map(on_one, data)
-
-
-def _score_all(
-    config: Config, data: Batch, models: Sequence[Params]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Losses and accuracies of models: `[model, domain, sample]` each."""
-    found = [jax.device_get(_score(config.shape, params, data)) for params in models]
-    losses, shares = (np.stack(x) for x in zip(*found, strict=True))
-    return losses, shares
-
-
 def _at(tree: Any, t: int) -> Any:
     return jax.tree.map(lambda x: x[t], tree)
-
-
-def find_gains(
-    names: Sequence[str], losses: np.ndarray, required: float
-) -> tuple[list[int], list[dict[str, Any]]]:
-    """Which experts gained clearly on their own domains, and what each did.
-
-    Args:
-      names: of the domains.
-      losses: `[model, domain, sample]` of the base, then of each expert.
-      required: what the mean gain must exceed by two standard errors.
-
-    Returns:
-      Positions of those that did, and for each expert the mean over paired samples of
-      its gain over the base, with the standard error.
-
-    Raises:
-      TooFewExpertsError: if there are not two.
-    """
-    own = np.arange(len(names))
-    pairs = losses[0] - losses[1:][own, own]
-    errors = pairs.std(axis=-1, ddof=1) / np.sqrt(pairs.shape[-1])
-    gains = [
-        {"task": name, "gain": round(float(m), 5), "stderr": round(float(e), 5)}
-        for name, m, e in zip(names, pairs.mean(axis=-1), errors, strict=True)
-    ]
-    kept = np.flatnonzero(pairs.mean(axis=-1) - 2 * errors >= required).tolist()
-    if len(kept) < 2:
-        told = ", ".join(f"{gain['task']} ({gain['gain']:+.3f})" for gain in gains)
-        raise TooFewExpertsError(
-            f"fewer than two experts gain {required:g} nats a token over the base on "
-            f"their own domains: {told}; train them longer"
-        )
-    return kept, gains
 
 
 def _write(
@@ -217,9 +137,9 @@ def _train(
     stage("scoring the experts")
     data = _held_out(domains)
     experts = [_at(stacked, t) for t in range(len(domains))]
-    losses, _ = _score_all(config, data["validation"], [base, *experts])
+    losses, _ = scores.score_all(config.shape, data["validation"], [base, *experts])
     names = [domain.name for domain in domains]
-    kept, gains = find_gains(names, losses, config.required_gain)
+    kept, gains = scores.find_gains(names, losses, config.required_gain)
     stage("training the multitask model")
     multitask = train_multitask(config, base, streams[kept])
     stage("scoring and saving")
@@ -229,8 +149,8 @@ def _train(
     of_kept = jax.tree.map(lambda x: x[pick], factors)
     _write(folder, config, [names[t] for t in kept], experts, of_kept, multitask)
     test = jax.tree.map(lambda x: x[pick], data["test"])
-    scores = _score_all(config, test, [base, *experts, multitask])
-    losses, shares = (np.round(x.mean(axis=-1).astype(float), 5) for x in scores)
+    found = scores.score_all(config.shape, test, [base, *experts, multitask])
+    losses, shares = (np.round(x.mean(axis=-1).astype(float), 5) for x in found)
     return {
         "tasks": [names[t] for t in kept],
         "dropped": [gains[t] for t in range(len(names)) if t not in kept],
@@ -340,7 +260,7 @@ def _as_pool(
         experts=jax.tree.map(stack, *(read(f"expert_{name}") for name in names)),
         multitask=jax.tree.map(jnp.asarray, read("multitask")),
         outputs=Architecture(config.shape, scanned=True).logits,
-        loss=_loss,
-        correct=_correct,
+        loss=scores.loss,
+        correct=scores.correct,
         data=_held_out([d for d in domains if d.name in names]),
     )
