@@ -6,13 +6,15 @@ import functools
 import jaxmerge
 from experiments.common.methods import METHODS, Method
 
-# The law is about merges whose weights sum to one number, whatever k is.
+# The law is about merges whose weights sum to one number, whatever k is: the paper's are.
 _EQUAL = functools.partial(jaxmerge.task_arithmetic, scale=0.8, normalize=True)
+_MEAN = functools.partial(jaxmerge.dare, density=0.8, normalize=True)
 CANDIDATES = {
     method.name: method
     for method in (
         *METHODS,
         Method("arithmetic_0.8", "Task arithmetic, 0.8 / k", "means", _EQUAL),
+        Method("dare_mean", "DARE's mean, 0.8 kept", "pruned", _MEAN, random=True),
     )
 }
 
@@ -37,7 +39,14 @@ class Config:
     )
     subsets: int = 12
     seen: int = 4
-    methods: tuple[str, ...] = ("average", "arithmetic_0.8", "ties", "dare", "tsv_m")
+    methods: tuple[str, ...] = (
+        "average",
+        "arithmetic_0.8",
+        "dare_mean",
+        "ties",
+        "dare",
+        "tsv_m",
+    )
     every: int = 4
     draws: int = 200
 
