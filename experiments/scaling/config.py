@@ -6,7 +6,7 @@ import functools
 import jaxmerge
 from experiments.common.methods import METHODS, Method
 
-# The law is about merges whose weights sum to one number, whatever k is: the paper's are.
+# The paper's law is of merges whose weights sum to one number, whatever k is.
 _EQUAL = functools.partial(jaxmerge.task_arithmetic, scale=0.8, normalize=True)
 _MEAN = functools.partial(jaxmerge.dare, density=0.8, normalize=True)
 CANDIDATES = {
