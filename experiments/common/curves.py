@@ -2,7 +2,7 @@
 
 Two literatures measure two things. The pooled loss is the mean over all tasks of the
 pool, whoever was merged: it falls as experts are added. The retention is how much of
-its expert's gain a merged task keeps: it falls too.
+the experts' gains the merged tasks keep: it falls too.
 """
 
 from collections import defaultdict
@@ -31,18 +31,19 @@ def pooled_loss(losses: Sequence[float]) -> float:
 def retention(
     losses: Sequence[float], references: Mapping[str, Any], members: Sequence[int]
 ) -> float:
-    r"""The mean over merged tasks of the share of the expert's gain that is kept.
+    r"""The share of the merged experts' gains, added up, that the merge keeps.
 
-        (base - merged) / (base - expert),    losses on the task's test samples
+        sum_t (base - merged) / sum_t (base - expert),    t merged, losses on test
 
-    1 for experts themselves, 0 for the base, negative below it.
+    1 for experts themselves, 0 for the base, negative below it. The mean of the tasks'
+    own shares would be ruled by the expert that gained least.
     """
-    kept = []
+    kept = gained = 0.0
     for t in members:
         base = references["base"]["loss"][t]
-        own = references["experts"][t]["loss"][t]
-        kept.append((base - losses[t]) / (base - own))
-    return float(np.mean(kept))
+        kept += base - losses[t]
+        gained += base - references["experts"][t]["loss"][t]
+    return kept / gained
 
 
 def accuracy_retention(

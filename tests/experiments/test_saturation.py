@@ -98,11 +98,13 @@ def test_the_ensemble_of_one_is_its_expert(small):
     np.testing.assert_allclose(alone["loss"], expert.loss[0], rtol=1e-5, atol=1e-12)
 
 
-def test_an_expert_keeps_all_of_its_gain():
+def test_an_expert_keeps_all_of_its_gain_and_weak_ones_weigh_little():
     references = {"base": {"loss": [2.0, 3.0]}}
     references["experts"] = [{"loss": [1.0, 9.0]}, {"loss": [9.0, 1.0]}]
     assert retention([1.0, 7.0], references, (0,)) == 1
-    assert retention([1.5, 3.0], references, (0, 1)) == 0.25
+    assert retention([1.5, 3.0], references, (0, 1)) == pytest.approx(0.5 / 3.0)
+    references["experts"][0]["loss"][0] = 1.999
+    assert retention([2.1, 1.0], references, (0, 1)) == pytest.approx(1.9 / 2.001)
 
 
 def test_a_curve_that_never_falls_reaches_nothing():
