@@ -119,18 +119,18 @@ def table(found: dict[str, Any]) -> str:
                 if name in fit["active"]
                 else ""
             )
-            lines.append(f"  {name:<16}{value:.4g}{ends}{at}")
+            lines.append(f"  {name:<20}{value:.4g}{ends}{at}")
         known = {k: v for k, v in fit["aicc"].items() if v is not None}
         ranked = sorted(known, key=lambda form: known[form])
         least = known[ranked[0]]
         told = ", ".join(f"{form} +{known[form] - least:.1f}" for form in ranked)
-        lines.append(f"  AICc            {told}")
+        lines.append(f"  AICc                {told}")
         for what, errors in method["errors"].items():
             told = ", ".join(f"{label_of(n)} {e:.4f}" for n, e in errors.items())
             lines.append(f"  {what.replace('_', ' ') + ', error':<22}{told}")
         better = [v.get("better", "refused") for v in method["variance"].values()]
         lines.append(
-            f"  variance        1/k closer in {better.count('population')} sizes, the "
+            f"  variance            1/k closer in {better.count('population')} sizes, the "
             f"finite pool's in {better.count('finite_pool')} of {len(better)}"
         )
     return "\n".join(lines)
