@@ -130,7 +130,7 @@ def table(found: dict[str, Any]) -> str:
             lines.append(f"  {what.replace('_', ' ') + ', error':<22}{told}")
         better = [v.get("better", "refused") for v in method["variance"].values()]
         lines.append(
-            f"  variance            1/k closer in {better.count('population')} sizes, the "
-            f"finite pool's in {better.count('finite_pool')} of {len(better)}"
+            f"  {'variance':<20}1/k closer in {better.count('population')} sizes, "
+            f"the finite pool's in {better.count('finite_pool')} of {len(better)}"
         )
     return "\n".join(lines)
