@@ -297,3 +297,21 @@ def test_task_singular_vectors_by_faster_decompositions(svd, rng):
     assert np.linalg.norm(fast - exact) < 1e-3 * np.linalg.norm(exact)
     with pytest.raises(ValueError, match="svd is 'lanczos'"):
         jaxmerge.tsv_m(svd="lanczos")
+
+
+def test_a_decomposition_that_lapack_gives_up_is_made_again(rng, monkeypatch):
+    real = jnp.linalg.svd
+
+    def gives_up(matrix, full_matrices=True):
+        found = real(matrix, full_matrices)
+        tall = matrix.shape[0] > matrix.shape[1]
+        return tuple(jnp.full_like(x, jnp.nan) if tall else x for x in found)
+
+    monkeypatch.setattr(jnp.linalg, "svd", gives_up)
+    matrix = jnp.asarray(rng.standard_normal((7, 5)), jnp.float32)
+    u, s, v = jax.jit(lambda x: thin_svd(x))(matrix)
+    np.testing.assert_allclose((u * s) @ v.T, matrix, atol=1e-5)
+    np.testing.assert_allclose(s, np.linalg.svd(matrix)[1], rtol=1e-5)
+    # What is not finite stays so: there is nothing to find.
+    _, s, _ = jax.jit(lambda x: thin_svd(x))(matrix.at[0, 0].set(jnp.nan))
+    assert np.isnan(s).all()

@@ -34,10 +34,23 @@ def matmul(a: Array, b: Array) -> Array:
 
 
 def _svd(matrix: Array) -> tuple[Array, Array, Array, Array]:
-    """Thin SVD with the mask of the singular values that are not rounding."""
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    """Thin SVD with the mask of the singular values that are not rounding.
+
+    LAPACK's divide and conquer gives up, which is NaN, on some matrices of many equal
+    singular values, such as the directions of several experts side by side. Then the
+    transpose is decomposed, which takes another way to the same.
+    """
+
+    def again() -> tuple[Array, Array, Array]:
+        v, s, ut = jnp.linalg.svd(transposed(matrix), full_matrices=False)
+        return transposed(ut), s, transposed(v)
+
+    found = tuple(jnp.linalg.svd(matrix, full_matrices=False))
+    failed = jnp.any(jnp.isnan(found[1])) & jnp.all(jnp.isfinite(matrix))
+    u, s, vt = jax.lax.cond(failed, again, lambda: found)
     noise = jnp.finfo(s.dtype).eps * max(matrix.shape[-2:])
-    return u, s, vt, s > noise * s[..., :1]
+    # Of what is NaN all is kept: XLA may make zeros of NaN times a mask.
+    return u, s, vt, ~(s <= noise * s[..., :1])
 
 
 @jax.custom_jvp
