@@ -101,12 +101,14 @@ def _limits(model: dict[str, Any], functional: str, column: str) -> tuple[float,
 
 
 def draw_population(rows: Sequence[dict[str, Any]], label: str) -> Figure:
-    """The spread of all sets at each k, a panel for each method."""
+    """The spread of all sets at each k, a panel with its own scale for each method.
+
+    Bands hold half, nine tenths and all of the sets.
+    """
     figure, grid = plt.subplots(
         1,
         len(rows),
         figsize=(2.6 * len(rows), 2.8),
-        sharey=True,
         squeeze=False,
         layout="constrained",
     )
