@@ -209,8 +209,13 @@ def test_the_committed_experts_are_distinct():
         multitask = np.array(record["test_loss"]["multitask"])
         assert (own < base).all()
         # The nearest expert of another domain, in nats behind.
-        margin = 0.15 if len(losses) <= 8 else 0.03
-        assert (np.sort(losses, axis=0)[1] - own > margin).all()
+        behind = dict(
+            zip(record["tasks"], np.sort(losses, axis=0)[1] - own, strict=True)
+        )
+        if record["num_parameters"] > 2e6:
+            # The weakest domain of the largest models, as the page says.
+            assert behind.pop("network") > 0.15
+        assert min(behind.values()) > (0.2 if len(losses) <= 8 else 0.03)
         assert own.mean() < multitask.mean() < base.mean()
         gone = [entry["task"] for entry in record["dropped"]]
         assert not set(gone) & set(record["tasks"])
