@@ -78,7 +78,8 @@ class Command:
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 90) -> Path:
-    """Writes a figure that is the same bytes for the same numbers."""
+    """Writes a figure that is the same bytes for the same numbers; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi, metadata={"Software": None})
     return path
 

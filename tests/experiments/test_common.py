@@ -4,7 +4,9 @@ import dataclasses
 import json
 
 import pytest
+from matplotlib.figure import Figure
 
+from experiments.common.command import save_figure
 from experiments.common.manifest import make_manifest
 from experiments.common.results import Results, fingerprint, write_json
 
@@ -82,3 +84,10 @@ def test_a_manifest_has_what_repeats_a_run_and_names_no_machine():
     assert {"python", "jax", "numpy"} <= manifest["versions"].keys()
     text = json.dumps({k: v for k, v in manifest.items() if k != "commit"})
     assert "/" not in text
+
+
+def test_a_figure_makes_its_folder_and_is_the_same_bytes(tmp_path):
+    paths = [tmp_path / "new" / "folder" / f"{i}.png" for i in range(2)]
+    for path in paths:
+        save_figure(Figure(figsize=(1, 1)), path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
