@@ -19,7 +19,6 @@ def _from_summary(name: str) -> Callable[[Path], object]:
 
     def draw(figures: Path) -> object:
         out = figures / name
-        out.mkdir(parents=True, exist_ok=True)
         module = importlib.import_module(f"experiments.{name}.__main__")
         path = ROOT / "experiments" / name / "results" / "summary.json"
         return module.draw_all(json.loads(path.read_text()), out)
