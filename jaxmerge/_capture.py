@@ -5,7 +5,6 @@ of one, with its axes in another order, is followed; where one is contracted wit
 something, the listener is told, and where one is used in any other way, too.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from jaxmerge._origins import Origin, Pile, Source, cut, moved
+from jaxmerge._products import PRODUCTS, Product
 
 # Compiled calls are always opened: as they stand they may donate what others need.
 _COMPILED = {"jit", "pjit"}
@@ -25,25 +25,6 @@ _CALLS = _COMPILED | {
     "custom_vjp_call",
     "custom_vjp_call_jaxpr",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-    """A product of a parameter with something else.
-
-    Attributes:
-      origin: the parameter.
-      shape: of the value that it is there.
-      other: what it is multiplied by.
-      over: pairs of axes that are summed over: of the leaf, and of `other`.
-      along: pairs of axes that both have.
-    """
-
-    origin: Origin
-    shape: tuple[int, ...]
-    other: Any
-    over: tuple[tuple[int, int], ...]
-    along: tuple[tuple[int, int], ...]
 
 
 @runtime_checkable
@@ -193,28 +174,15 @@ def _unrolled(
 def _told(
     eqn: Any, given: list[Any], sources: list[Source], listener: Listener
 ) -> bool:
-    """Tells of a `dot_general` of one parameter; False if there is nothing to tell."""
-    if eqn.primitive.name != "dot_general" or all(sources):
+    """Tells of a product of one parameter; False if there is nothing to tell."""
+    if eqn.primitive.name not in PRODUCTS or all(sources):
         return False
     side = 0 if sources[0] is not None else 1
     origin = sources[side]
     if not isinstance(origin, Origin):
         return False
-    contracted, shared = eqn.params["dimension_numbers"]
-
-    def pairs(axes: Any) -> list[tuple[int | None, int]]:
-        own = [origin.axes[a] for a in axes[side]]
-        return list(zip(own, axes[1 - side], strict=True))
-
-    over, along = pairs(contracted), pairs(shared)
-    if any(axis is None for axis, _ in (*over, *along)):
-        return False
-    product = Product(
-        origin,
-        jnp.shape(given[side]),
-        given[1 - side],
-        tuple((a, b) for a, b in over if a is not None),
-        tuple((a, b) for a, b in along if a is not None),
-    )
-    listener.multiplied(product)
-    return True
+    find = PRODUCTS[eqn.primitive.name]
+    product = find(origin, side, given[1 - side], eqn.params)
+    if product is not None:
+        listener.multiplied(product)
+    return product is not None

@@ -24,24 +24,36 @@ class Origin:
 
     Attributes:
       name: of the leaf.
-      axes: for each axis of the value that of the leaf; None for one that is new.
-      starts: axes of the leaf that were cut, and where: there are as many entries as
-        the value has along the axis, and one if it has the axis no more.
+      axes: for each axis of the value those of the leaf, several if they were merged;
+        none if it is new.
+      bounds: for each axis of the leaf where it begins and ends in the value, which has
+        one entry of an axis that it has no more.
     """
 
     name: str
-    axes: tuple[int | None, ...]
-    starts: tuple[tuple[int, int], ...] = ()
+    axes: tuple[tuple[int, ...], ...]
+    bounds: tuple[tuple[int, int], ...]
 
-    def cut(self, axis: int, start: int) -> "Origin":
+    @staticmethod
+    def whole(name: str, shape: Sequence[int]) -> "Origin":
+        """The leaf as it is."""
+        axes = tuple((i,) for i in range(len(shape)))
+        return Origin(name, axes, tuple((0, size) for size in shape))
+
+    def cut(self, axis: int, start: int, stop: int) -> "Origin":
         """The same with a further cut of a leaf's axis."""
-        starts = dict(self.starts)
-        starts[axis] = starts.get(axis, 0) + start
-        return dataclasses.replace(self, starts=tuple(starts.items()))
+        bounds, first = list(self.bounds), self.bounds[axis][0]
+        bounds[axis] = (first + start, first + stop)
+        return dataclasses.replace(self, bounds=tuple(bounds))
 
-    def with_axes(self, axes: Sequence[int | None]) -> "Origin":
+    def with_axes(self, axes: Sequence[tuple[int, ...]]) -> "Origin":
         """The same with other axes."""
         return dataclasses.replace(self, axes=tuple(axes))
+
+    def extent(self, axis: int) -> int:
+        """How many entries of a leaf's axis the value has."""
+        start, stop = self.bounds[axis]
+        return stop - start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +70,10 @@ def cut(source: Source, index: int) -> Origin | None:
     """One index of a value's first axis."""
     if isinstance(source, Pile):
         return source.origins[index]
-    if source is None or source.axes[0] is None:
+    if source is None or len(source.axes[0]) != 1:
         return None
-    return source.cut(source.axes[0], index).with_axes(source.axes[1:])
+    (axis,), *others = source.axes
+    return source.cut(axis, index, index + 1).with_axes(others)
 
 
 def moved(eqn: Any, given: list[Any], sources: list[Source]) -> list[Source]:
@@ -92,7 +105,7 @@ def _squeezed(params: Any, shape: Any, origin: Origin) -> Origin:
 
 
 def _broadcast(params: Any, shape: Any, origin: Origin) -> Origin:
-    found: list[int | None] = [None] * len(params["shape"])
+    found: list[tuple[int, ...]] = [()] * len(params["shape"])
     for i, position in enumerate(params["broadcast_dimensions"]):
         if shape[i] == params["shape"][position]:
             found[position] = origin.axes[i]
@@ -100,13 +113,25 @@ def _broadcast(params: Any, shape: Any, origin: Origin) -> Origin:
 
 
 def _reshaped(params: Any, shape: Any, origin: Origin) -> Origin | None:
-    """A reshape that adds or drops axes of size one."""
-    kept = [i for i, size in enumerate(shape) if size != 1]
-    new = params["new_sizes"]
-    if [shape[i] for i in kept] != [size for size in new if size != 1]:
+    """A reshape that cuts no axis of the leaf: it merges them, and parts them again."""
+    if 0 in shape:
         return None
-    axes = iter([origin.axes[i] for i in kept])
-    return origin.with_axes([None if size == 1 else next(axes) for size in new])
+    factors: list[tuple[tuple[int, ...], int]] = []
+    for axes, size in zip(origin.axes, shape, strict=True):
+        factors += [((a,), origin.extent(a)) for a in axes] if axes else [((), size)]
+    left = iter([factor for factor in factors if factor[1] != 1])
+    found: list[tuple[int, ...]] = []
+    for size in params["new_sizes"]:
+        parts: list[tuple[int, ...]] = []
+        reached = 1
+        while reached < size:
+            part, extent = next(left)
+            parts.append(part)
+            reached *= extent
+        if reached != size or (len(parts) > 1 and () in parts):
+            return None
+        found.append(tuple(axis for part in parts for axis in part))
+    return origin.with_axes(found)
 
 
 def _sliced(params: Any, shape: Any, origin: Origin) -> Origin | None:
@@ -114,13 +139,12 @@ def _sliced(params: Any, shape: Any, origin: Origin) -> Origin | None:
     if params["strides"] is not None and any(x != 1 for x in params["strides"]):
         return None
     bounds = zip(params["start_indices"], params["limit_indices"], shape, strict=True)
-    for i, (start, limit, size) in enumerate(bounds):
-        axis = origin.axes[i]
+    for axes, (start, limit, size) in zip(origin.axes, bounds, strict=True):
         if limit - start == size:
             continue
-        if axis is None:
+        if len(axes) != 1:
             return None
-        origin = origin.cut(axis, start)
+        origin = origin.cut(axes[0], start, limit)
     return origin
 
 
@@ -140,7 +164,7 @@ def _of_pile(params: Any, shape: Any, pile: Pile) -> Origin | None:
     if limits[0] - starts[0] != 1 or not whole:
         return None
     origin = pile.origins[starts[0]]
-    return origin.with_axes([None, *origin.axes])
+    return origin.with_axes([(), *origin.axes])
 
 
 def _piled(sources: list[Source], given: list[Any], *, new: bool) -> Pile | None:
@@ -158,6 +182,6 @@ def _piled(sources: list[Source], given: list[Any], *, new: bool) -> Pile | None
     if new:
         return Pile(tuple(origins))
     shapes = [jnp.shape(x) for x in given]
-    if not all(s.axes[0] is None for s in origins) or any(s[0] != 1 for s in shapes):
+    if any(s.axes[0] for s in origins) or any(s[0] != 1 for s in shapes):
         return None
     return Pile(tuple(s.with_axes(s.axes[1:]) for s in origins))

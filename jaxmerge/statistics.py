@@ -33,7 +33,8 @@ def gram_matrices(
     The function's own program is walked, whatever it is written in: no hooks, no names
     of layers. It may be compiled, mapped over experts by `vmap`, and used in batches,
     whose results are added. Every position counts, padding too. A `scan` in which
-    parameters are is unrolled.
+    parameters are is unrolled. The inputs of a convolution, if `matrices` says that its
+    kernel is a matrix, are patches: as much memory as its images times its window.
 
     Args:
       function: `(params, *inputs)` to the model's outputs.
@@ -66,7 +67,7 @@ def gram_matrices(
     closed = jax.make_jaxpr(function)(params, *inputs)
     values = jax.tree.leaves((params, inputs))
     sources: list[Source] = [
-        Origin(name, tuple(range(x.ndim))) if name in found.parts else None
+        Origin.whole(name, x.shape) if name in found.parts else None
         for name, x in leaves.items()
     ]
     sources += [None] * (len(values) - len(sources))
@@ -119,7 +120,9 @@ class _Grams:
     def multiplied(self, product: Product) -> None:
         origin, parts = product.origin, self.parts[product.origin.name]
         batch, _, inputs = parts.order()
-        over, along, starts = map(dict, (product.over, product.along, origin.starts))
+        over, along = dict(product.over), dict(product.along)
+        # An axis of one entry comes and goes with reshapes.
+        inputs = [a for a in inputs if a in over or parts.shape[a] != 1]
         if set(over) != set(inputs):
             raise ValueError(
                 f"{origin.name} of shape {parts.shape} is contracted over axes "
@@ -128,7 +131,9 @@ class _Grams:
                 f"matrices=Matrices.by_pattern({{{origin.name!r}: "
                 "MatrixSpec(out=..., in_=...)})"
             )
-        if not {*along, *starts} <= set(batch):
+        sizes = enumerate(parts.shape)
+        cuts = {a for a, size in sizes if origin.extent(a) != size}
+        if not {*along, *cuts} <= set(batch):
             self.lost(origin.name, "product of a part of it")
         shared = [a for a in batch if a in along]
         lead, last = [along[a] for a in shared], [over[a] for a in inputs]
@@ -144,17 +149,18 @@ class _Grams:
         """Adds to the part of the stack that was multiplied."""
         origin = product.origin
         batch, _, _ = parts.order()
-        starts, along = dict(origin.starts), dict(product.along)
+        there = {axis for axes in origin.axes for axis in axes}
+        along = dict(product.along)
         at: list[int | slice] = []
         unseen = []  # axes that the inputs have not: all matrices there see the same
         for axis in batch:
-            start = starts.get(axis, 0)
-            if axis not in origin.axes:
+            start, stop = origin.bounds[axis]
+            if axis not in there:
                 at.append(start)
                 continue
             if axis not in along:
                 unseen.append(sum(isinstance(x, slice) for x in at))
-            at.append(slice(start, start + product.shape[origin.axes.index(axis)]))
+            at.append(slice(start, stop))
         gram = jnp.expand_dims(gram, unseen)
         shape = (*parts.batch_shape, *gram.shape[-2:])
         total = self.totals.get(origin.name)

@@ -1,5 +1,6 @@
 """Gram matrices and Fishers of functions against what they are defined as."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -294,6 +295,117 @@ def test_fisher_of_no_examples_is_an_error(rng):
             statistics.diagonal_fisher(
                 lambda p, x: jnp.sum(p["w"]), {"w": jnp.ones(1)}, examples
             )
+
+
+def hessian_gram(outputs, kernel) -> np.ndarray:
+    """The Gram matrix of a linear map's inputs: half its squared outputs' Hessian."""
+    half = lambda k: jnp.sum(outputs(k) ** 2) / 2
+    size = kernel.size
+    return np.asarray(jax.hessian(half)(kernel)).reshape(size, size)
+
+
+CONVOLUTIONS = {
+    "plain": {"window_strides": (1, 1), "padding": "SAME"},
+    "strides": {"window_strides": (2, 1), "padding": "VALID"},
+    "padding": {"window_strides": (1, 2), "padding": [(2, 0), (1, 3)]},
+    "atrous": {"window_strides": (1, 1), "padding": "SAME", "rhs_dilation": (2, 1)},
+    "transposed": {
+        "window_strides": (1, 1),
+        "padding": [(1, 1), (1, 1)],
+        "lhs_dilation": (2, 3),
+    },
+}
+LAYOUTS = {
+    ("NHWC", "HWIO", "NHWC"): MatrixSpec(out=-1, in_=(-4, -3, -2)),
+    ("NCHW", "OIHW", "NCHW"): MatrixSpec(out=-4, in_=(-3, -2, -1)),
+    ("CWNH", "WOIH", "NHCW"): MatrixSpec(out=-3, in_=(-4, -2, -1)),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda x: x[1])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_convolution_multiplies_patches(rng, name, layout):
+    images, kernels, _ = layout
+    x = draw(rng, *({"N": 2, "H": 5, "W": 6, "C": 2}[a] for a in images))
+    sizes = {"O": 3, "I": 2, "H": 3, "W": 2}
+    kernel = draw(rng, *(sizes[a] for a in kernels))
+    rule = Matrices.by_pattern({"kernel": LAYOUTS[layout]})
+
+    def model(p, x):
+        return jax.lax.conv_general_dilated(
+            x, p["kernel"], dimension_numbers=layout, **CONVOLUTIONS[name]
+        )
+
+    found = jax.jit(lambda p, x: statistics.gram_matrices(model, p, x, matrices=rule))
+    one = jnp.take(kernel, jnp.array([0]), axis=kernels.index("O"))
+    expected = hessian_gram(lambda k: model({"kernel": k}, x), one)
+    np.testing.assert_allclose(
+        found({"kernel": kernel}, x)["kernel"], expected, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_convolution_as_a_product_of_shifted_views(rng, channels):
+    """The kernel's axes are merged: its inputs are those of a convolution."""
+    x, kernel = draw(rng, 2, 5, 4, channels), draw(rng, 3, 3, channels, 2)
+    rule = Matrices.by_pattern({"kernel": MatrixSpec(out=-1, in_=(-4, -3, -2))})
+
+    def views(p, x):
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        views = [x[:, i : i + 5, j : j + 4] for i in range(3) for j in range(3)]
+        matrix = p["kernel"].reshape(-1, 2).reshape(9, channels, 2).reshape(-1, 2)
+        return jnp.concatenate(views, axis=-1) @ matrix
+
+    def convolution(p, x):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, p["kernel"], (1, 1), "SAME", dimension_numbers=layout
+        )
+
+    params = {"kernel": kernel}
+    np.testing.assert_allclose(views(params, x), convolution(params, x), atol=1e-5)
+    found, expected = (
+        statistics.gram_matrices(model, params, x, matrices=rule)["kernel"]
+        for model in (views, convolution)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_regmean_of_convolutions_of_flax(rng):
+    """Two experts of one layer that see images of their own, and are both kept."""
+    module = nnx.Conv(2, 3, kernel_size=(3, 3), rngs=nnx.Rngs(0))
+    graph, state = nnx.split(module)
+    base = nnx.to_pure_dict(state)
+    rule = Matrices.by_pattern({"kernel": MatrixSpec(out=-1, in_=(-4, -3, -2))})
+    model = lambda p, x: nnx.merge(graph, p)(x)
+    # Each sees one of the two channels only.
+    inputs = [draw(rng, 8, 6, 6, 2) * jnp.eye(2)[c] for c in range(2)]
+    experts = [
+        {**base, "kernel": base["kernel"] + draw(rng, *base["kernel"].shape)}
+        for _ in inputs
+    ]
+    grams = [
+        statistics.gram_matrices(model, p, x, matrices=rule)
+        for p, x in zip(experts, inputs, strict=True)
+    ]
+    merger = dataclasses.replace(jaxmerge.regmean(off_diagonal=1.0), matrices=rule)
+    merged = merger(base, experts, statistics=grams)
+    for expert, x in zip(experts, inputs, strict=True):
+        np.testing.assert_allclose(model(merged, x), model(expert, x), atol=1e-4)
+
+
+def test_a_convolution_in_groups_is_an_error(rng):
+    """Each group's inputs are its own, so that no one Gram matrix is right."""
+    module = nnx.Conv(4, 4, kernel_size=(3,), feature_group_count=2, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(module)
+    rule = Matrices.by_pattern({"kernel": MatrixSpec(out=-1, in_=(-3, -2))})
+    with pytest.raises(ValueError, match="kernel of shape.*conv_general_dilated"):
+        statistics.gram_matrices(
+            lambda p, x: nnx.merge(graph, p)(x),
+            nnx.to_pure_dict(state),
+            draw(rng, 2, 5, 4),
+            matrices=rule,
+        )
 
 
 def test_the_page_runs():

@@ -10,8 +10,11 @@ from typing import Any
 import jax
 
 from experiments.common.pools import Pool
+from experiments.llm import pool as language
+from experiments.llm.config import PRESETS as LANGUAGE, Config as LanguageConfig
 from experiments.toy import classifiers, digits, matrices
 from experiments.toy.presets import PRESETS
+from jaxmerge import Matrices, MatrixSpec
 
 CACHE = Path("runs")
 Make = Callable[[int, Path], Pool]
@@ -31,10 +34,18 @@ def _toy(preset: str, name: str) -> Make:
     def make(seed: int, cache: Path) -> Pool:
         folder = cache / "toy" / preset / f"{name}-{seed}"
         if isinstance(config, digits.DigitsConfig):
-            return digits.make_pool(dataclasses.replace(config, seed=seed), folder)
+            own = dataclasses.replace(config, seed=seed)
+            rule = KERNELS if config.network == "resnet" else Matrices()
+            return dataclasses.replace(digits.make_pool(own, folder), matrices=rule)
         return classifiers.make_pool(dataclasses.replace(config, seed=seed), folder)
 
     return make
+
+
+# Three by three pixels of all channels are the inputs, and channels the outputs.
+KERNELS = Matrices.by_pattern(
+    {r"(?:stem|first|second)\.kernel$": MatrixSpec(out=-1, in_=(-4, -3, -2))}
+)
 
 
 def _softmax(inputs: int) -> Make:
@@ -50,15 +61,23 @@ def _softmax(inputs: int) -> Make:
     return make
 
 
-def _language(size: str, rank: int | None = None) -> Make:
+def _language(config: LanguageConfig) -> Make:
     def make(seed: int, cache: Path) -> Pool:
-        # Domains are read from this machine's texts: only who asks for them waits.
-        from experiments.llm import config, pool
-
-        own = next(c for c in config.PRESETS["cpu"] if (c.size, c.rank) == (size, rank))
-        return pool.make_pool(dataclasses.replace(own, seed=seed), cache / "llm")
+        return language.make_pool(dataclasses.replace(config, seed=seed), cache / "llm")
 
     return make
+
+
+def _trained(preset: str, suffix: str = "") -> dict[str, Make]:
+    """What a preset of `experiments.toy` and `experiments.llm` trains, by name."""
+    found = {f"{name}{suffix}": _toy(preset, name) for name in PRESETS[preset]}
+    models = LANGUAGE[preset]
+    for config in models:
+        kind = "" if config.rank is None else "_lora"
+        if config.domains != models[0].domains:
+            kind += f"_{len(config.domains)}"
+        found[f"llm_{config.size}{kind}{suffix}"] = _language(config)
+    return found
 
 
 _SMALL = matrices.RegressionConfig(tasks=4, layers=1, inputs=12, outputs=8, rank=2)
@@ -77,15 +96,9 @@ FAMILIES: dict[str, Make] = {
     "regression_200": _regression(matrices.RegressionConfig(tasks=200, layers=1)),
     "softmax_small": _toy("smoke", "softmax"),
     **{f"softmax_{inputs}": _softmax(inputs) for inputs in (8, 12, 16, 24)},
-    "softmax": _toy("cpu", "softmax"),
-    "perceptron": _toy("cpu", "perceptron"),
-    "deep": _toy("cpu", "deep"),
-    "mlp": _toy("cpu", "mlp"),
-    "vit": _toy("cpu", "vit"),
-    "resnet": _toy("cpu", "resnet"),
-    **{f"llm_{size}": _language(size) for size in ("0.1M", "0.25M", "0.6M", "1.3M")},
-    "llm_3M": _language("3M"),
-    "llm_0.25M_lora": _language("0.25M", 8),
+    **_trained("cpu"),
+    # Larger models, for an accelerator.
+    **_trained("gpu", "_gpu"),
 }
 
 

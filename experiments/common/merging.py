@@ -5,6 +5,7 @@ from a grid by the mean loss of the merged experts' tasks on validation samples,
 where an end of the grid is best, three numbers beyond it are tried too.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -53,7 +54,9 @@ class Scorer:
 
         @jax.jit
         def of_expert(params: Any, inputs: Any) -> dict[str, Array]:
-            return statistics.gram_matrices(pool.outputs, params, inputs)
+            return statistics.gram_matrices(
+                pool.outputs, params, inputs, matrices=pool.matrices
+            )
 
         inputs = pool.data["validation"].inputs
         own = lambda t: jax.tree.map(lambda x: x[t], inputs)
@@ -73,6 +76,10 @@ class Scorer:
         return Scores(*(np.asarray(x, np.float64) for x in found))
 
 
+def _merger(pool: Pool, method: Method) -> jaxmerge.Merger:
+    return dataclasses.replace(method.make(), matrices=pool.matrices)
+
+
 def merged_model(
     scorer: Scorer, method: Method, members: Sequence[int], seed: int
 ) -> Any:
@@ -88,7 +95,7 @@ def merged_model(
     for t in members:
         key = jax.random.fold_in(key, t)
     return jaxmerge.merge_leaves(
-        method.make(),
+        _merger(pool, method),
         pool.base,
         pool.subset(members),
         key=key,
@@ -224,7 +231,7 @@ def sweep(
             settings = {
                 "pool": scorer.pool.identity,
                 "method": method.name,
-                "merger": repr(method.make()),
+                "merger": repr(_merger(scorer.pool, method)),
                 "members": list(members),
                 "grid": list(grid),
                 "beyond": list(BEYOND),

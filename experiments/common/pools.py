@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from experiments.common.results import fingerprint
+from jaxmerge import Matrices
 
 SPLITS = ("validation", "test")
 
@@ -48,6 +49,7 @@ class Pool:
         right answer.
       data: the samples of each of `SPLITS`.
       dropped: the tasks whose experts gained too little, and are not in the pool.
+      matrices: which parameters methods treat as matrices.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Pool:
     correct: Callable[[Array, Any], Array] | None
     data: dict[str, Batch]
     dropped: tuple[str, ...] = ()
+    matrices: Matrices = Matrices()
 
     @property
     def size(self) -> int:

@@ -24,10 +24,13 @@ PRESETS = {
     "cpu": Config(families=_UNSEEN, population=None),
     "gpu": Config(
         families=(
-            *((family, 5) for family in ("softmax", "perceptron", "mlp", "vit")),
-            ("resnet", 5),
-            ("llm_1.3M", 2),
-            ("llm_3M", 2),
+            ("softmax_gpu", 5),
+            ("perceptron_gpu", 5),
+            ("mlp_gpu", 5),
+            ("vit_gpu", 5),
+            ("resnet_gpu", 5),
+            ("llm_3M_gpu", 2),
+            ("llm_10M_gpu", 2),
         ),
         counts=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 50),
         subsets=20,

@@ -52,12 +52,12 @@ PRESETS = {
     "gpu": Config(
         families=(
             ("regression", 10),
-            ("deep", 10),
-            ("perceptron", 5),
-            ("mlp", 5),
-            ("vit", 5),
-            ("resnet", 5),
-            ("llm_3M", 2),
+            ("deep_gpu", 10),
+            ("perceptron_gpu", 5),
+            ("mlp_gpu", 5),
+            ("vit_gpu", 5),
+            ("resnet_gpu", 5),
+            ("llm_10M_gpu", 2),
         ),
         counts=(2, 4, 8, 16, 32, 50),
         subsets=20,

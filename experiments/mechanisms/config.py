@@ -65,12 +65,12 @@ PRESETS = {
     "gpu": Config(
         families=(
             ("regression_200", 5),
-            ("softmax", 3),
-            ("perceptron", 3),
-            ("mlp", 3),
-            ("vit", 3),
-            ("resnet", 3),
-            ("llm_3M", 1),
+            ("softmax_gpu", 3),
+            ("perceptron_gpu", 3),
+            ("mlp_gpu", 3),
+            ("vit_gpu", 3),
+            ("resnet_gpu", 3),
+            ("llm_10M_gpu", 1),
         ),
         subsets=10,
     ),

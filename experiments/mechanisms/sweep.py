@@ -26,7 +26,9 @@ def measure_mechanisms(
     is a ratio; None where it is not defined.
     """
     keys = jax.random.split(jax.random.key(seed))
-    measured = diagnose.measure(pool.base, pool.subset(members), key=keys[0])
+    measured = diagnose.measure(
+        pool.base, pool.subset(members), key=keys[0], matrices=pool.matrices
+    )
     found = diagnose.mechanisms(measured, key=keys[1], resamples=2)
     numbers: dict[str, float | None] = {}
     for name in MECHANISMS:

@@ -61,15 +61,16 @@ PRESETS = {
     "gpu": Config(
         families=(
             ("regression", 10),
-            ("softmax", 5),
-            ("perceptron", 5),
-            ("deep", 5),
-            ("mlp", 5),
-            ("vit", 5),
-            ("resnet", 5),
-            ("llm_3M", 2),
+            ("softmax_gpu", 5),
+            ("perceptron_gpu", 5),
+            ("deep_gpu", 5),
+            ("mlp_gpu", 5),
+            ("vit_gpu", 5),
+            ("resnet_gpu", 5),
+            ("llm_10M_gpu", 2),
         ),
         counts=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 50),
         subsets=20,
+        population="deep_gpu",
     ),
 }

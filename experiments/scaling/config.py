@@ -63,8 +63,7 @@ PRESETS = {
     "cpu": Config(),
     "gpu": Config(
         families=tuple(
-            (f"llm_{size}", 1)
-            for size in ("0.1M", "0.25M", "0.6M", "1.3M", "3M", "10M", "30M")
+            (f"llm_{size}_gpu", 1) for size in ("1.3M", "3M", "10M", "30M", "100M")
         ),
         subsets=60,
         every=1,
