@@ -22,6 +22,10 @@ folder of `experiments/` with one command, its protocol and its results. This pa
 made of their READMEs, and the figures of their committed results, by
 
     python -m experiments
+
+All results are of the `cpu` presets, but where the text says otherwise. The `gpu`
+presets (larger models, up to fifty experts, more seeds) were not run: there was no such
+machine.
 """
 
 

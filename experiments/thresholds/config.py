@@ -21,6 +21,8 @@ class Config:
         for the thresholds that take curvature.
       num_samples: random directions for the widths.
       forecast: whether the loss is expanded at the experts; costs M^2 products.
+      language_every: language models are expanded and scored on every so many-th
+        sequence.
     """
 
     seed: int = 0
@@ -44,6 +46,7 @@ class Config:
     rise: float = 0.1
     num_samples: int = 2048
     forecast: bool = True
+    language_every: int = 4
 
 
 PRESETS = {

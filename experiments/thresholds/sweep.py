@@ -9,6 +9,7 @@ from experiments.common.curves import pooled_loss
 from experiments.common.families import make_family
 from experiments.common.merging import Scorer, sets_of_sizes, sweep
 from experiments.common.methods import select
+from experiments.common.pools import Pool
 from experiments.common.results import Results
 from experiments.thresholds.config import Config
 from experiments.thresholds.predict import predict
@@ -18,12 +19,17 @@ _CONVENTIONS = ("tolerance", "half_angle", "eta", "rise", "num_samples", "foreca
 _CONVENTIONS += ("share",)
 
 
+def _pool(config: Config, family: str, seed: int, cache: Path) -> Pool:
+    pool = make_family(family, seed, cache)
+    return pool.thinned(config.language_every if family.startswith("llm") else 1)
+
+
 def predictions(config: Config, out: Path, cache: Path) -> Iterator[dict[str, Any]]:
     """A row for each family and seed, kept in `predictions.jsonl`."""
     results = Results(out / "predictions.jsonl")
     for family, seeds in config.families:
         for seed in range(seeds):
-            pool = make_family(family, seed, cache)
+            pool = _pool(config, family, seed, cache)
             settings = {
                 "family": family,
                 "training_seed": seed,
@@ -42,7 +48,7 @@ def curves(config: Config, out: Path, cache: Path) -> Iterator[dict[str, Any]]:
     results = Results(out / "merges.jsonl")
     for family, seeds in config.families:
         for seed in range(seeds):
-            pool = make_family(family, seed, cache)
+            pool = _pool(config, family, seed, cache)
             counts = {1, 2, 4, *config.counts}
             sets = sets_of_sizes(pool.size, counts, config.subsets, config.seed)
             average = select(["average"])
