@@ -64,6 +64,10 @@ class LoraPair:
         shape = source.info(self.b_name).shape[0], source.info(self.a_name).shape[1]
         return shape[::-1] if self.fan_in_fan_out else shape
 
+    def rank(self, source: Source) -> int:
+        """Of the delta."""
+        return source.info(self.a_name).shape[0]
+
     def read(self, source: Source) -> LowRank:
         """The factors, as a leaf that stands for the delta in the base's layout."""
         a, b = source.read(self.a_name), source.read(self.b_name)

@@ -165,13 +165,50 @@ class Plan:
     def _in_flight(self, output: Output) -> int:
         """Bytes of the states and results of one tensor, and of its pieces."""
         size = output.info.size
-        used = state_bytes(output) + 2 * output.info.nbytes + 4 * size
+        used = self.state_bytes(output) + 2 * output.info.nbytes + 4 * size
         if not self.in_pieces(output):
             return used
         parts = (output.template, *output.experts)
         width = max(self.nbytes(part) for part in parts) // max(size, 1)
         length = pieces_of(size)[0].length
         return used * length // max(size, 1) + SMALL_BUFFERS * length * width
+
+    def state_bytes(self, output: Output) -> int:
+        """The size of the largest state that the merge of one tensor holds."""
+        program = output.program
+        if program is None:
+            return 0
+        shape = jax.ShapeDtypeStruct(output.info.shape, jnp.float32)
+        t = jax.ShapeDtypeStruct((), jnp.int32)
+        # Any key will do: random mergers ask for one, and only shapes are computed.
+        key = ExpertKey(jax.random.key(0), name_hash(output.info.name), np.uint32(0))
+        largest, stats = 0, None
+        needed = _side.shape_needed(program, shape.shape) if output.sides else None
+        side = None if needed is None else jax.ShapeDtypeStruct(needed, jnp.float32)
+        for i in range(len(program.passes)):
+
+            def lift(
+                x: Any, base: Any, t: Any, stats: Any, side: Any, i: int = i
+            ) -> Any:
+                return _leaf.lift(program, i, x, base, t, key, stats, side=side)
+
+            def finish(state: Any, base: Any, stats: Any, i: int = i) -> Any:
+                return _leaf.finish(program, i, state, base, jnp.float32, stats)
+
+            expert = self._leaf_of(output)
+            state = jax.eval_shape(lift, expert, shape, t, stats, side)
+            sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(state)]
+            largest = max(largest, sum(sizes))
+            stats = jax.eval_shape(finish, state, shape, stats)
+        return largest
+
+    def _leaf_of(self, output: Output) -> Any:
+        """What an expert's leaf is, by its shape: an adapter's is its factors."""
+        shape = output.info.shape
+        ranks = [x.pair.rank(self.source(x)) for x in output.experts if x.pair]
+        if not ranks:
+            return jax.ShapeDtypeStruct(shape, jnp.float32)
+        return zero_pair(shape, np.float32, max(ranks))
 
     def _read_whole(self) -> Iterator[Input]:
         """The inputs that are held in memory as wholes."""
@@ -196,35 +233,8 @@ class Plan:
         return 0 if part.name is None else infos[part.name].nbytes
 
 
-def state_bytes(output: Output) -> int:
-    """The size of the largest state that the merge of one tensor holds."""
-    program = output.program
-    if program is None:
-        return 0
-    shape = jax.ShapeDtypeStruct(output.info.shape, jnp.float32)
-    t = jax.ShapeDtypeStruct((), jnp.int32)
-    # Any key will do: random mergers ask for one, and only shapes are computed.
-    key = ExpertKey(jax.random.key(0), name_hash(output.info.name), np.uint32(0))
-    largest, stats = 0, None
-    needed = _side.shape_needed(program, output.info.shape) if output.sides else None
-    side = None if needed is None else jax.ShapeDtypeStruct(needed, jnp.float32)
-    for i in range(len(program.passes)):
-
-        def lift(x: Any, position: Any, stats: Any, side: Any, i: int = i) -> Any:
-            return _leaf.lift(program, i, x, x, position, key, stats, side=side)
-
-        def finish(state: Any, base: Any, stats: Any, i: int = i) -> Any:
-            return _leaf.finish(program, i, state, base, jnp.float32, stats)
-
-        state = jax.eval_shape(lift, shape, t, stats, side)
-        sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(state)]
-        largest = max(largest, sum(sizes))
-        stats = jax.eval_shape(finish, state, shape, stats)
-    return largest
-
-
-def zero_pair(shape: tuple[int, ...], dtype: Any) -> LowRank:
+def zero_pair(shape: tuple[int, ...], dtype: Any, rank: int = 0) -> LowRank:
     """A delta of zero, without storing one; of any shape, vectors and scalars too."""
     return LowRank(
-        np.zeros((0, *shape[-1:]), dtype), np.zeros((*shape[:-1], 0), dtype), 1.0
+        np.zeros((rank, *shape[-1:]), dtype), np.zeros((*shape[:-1], rank), dtype), 1.0
     )

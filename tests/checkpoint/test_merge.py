@@ -1,5 +1,6 @@
 """Merging files: what comes out, and that bad input leaves nothing behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -172,6 +173,19 @@ def test_adapters_merge_in_core_space_by_their_factors(checkpoints, tmp_path):
     merged = jaxmerge.named_leaves(checkpoint.load(out))[name]
     np.testing.assert_allclose(merged, expected, rtol=1e-5, atol=1e-5)
     assert np.abs(merged - before).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["average", "core_space"])
+def test_a_plan_knows_the_memory_that_adapters_take(checkpoints, tmp_path, name):
+    """At least the merged tensor and what is written, for any kind of leaf."""
+    base, _ = checkpoints
+    paths = [adapter(tmp_path / f"lora{t}", t, rank=1 + t)[0] for t in range(2)]
+    merger = getattr(jaxmerge, name)()
+    sources = [checkpoint.open_source(path) for path in (base, *paths)]
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(source) for source in sources]
+        plan = checkpoint.make_plan(merger, opened[0], opened[1:])
+        assert plan.memory > 2 * 4 * 6 * 4
 
 
 def test_adapters_merge_into_an_adapter_by_their_factors(tmp_path):
