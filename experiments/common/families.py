@@ -2,14 +2,12 @@
 
 import argparse
 import dataclasses
-import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from experiments.common.pools import Pool
+from experiments.common.programs import forget_programs
 from experiments.llm import pool as language
 from experiments.llm.config import PRESETS as LANGUAGE, Config as LanguageConfig
 from experiments.toy import classifiers, digits, matrices
@@ -103,18 +101,6 @@ FAMILIES: dict[str, Make] = {
     # Larger models, for an accelerator.
     **_trained("gpu", "_gpu"),
 }
-
-
-# Linux lets a process map 65,530 pieces of memory; a compiled program takes several.
-_MOST_MAPS = 20_000
-_MAPS = Path("/proc/self/maps")
-
-
-def forget_programs() -> None:
-    """Drops compiled programs once there are so many that compiling would soon fail."""
-    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
-        jax.clear_caches()
-        gc.collect()
 
 
 def make_family(name: str, seed: int, cache: Path = CACHE) -> Pool:

@@ -18,6 +18,7 @@ from jaxtyping import Array
 import jaxmerge
 from experiments.common.methods import Method
 from experiments.common.pools import Pool, Scores, score, score_ensemble
+from experiments.common.programs import MOST_MAPS, forget_programs
 from experiments.common.results import Results
 from jaxmerge import laws, statistics
 
@@ -225,6 +226,8 @@ def sweep(
     """A row for each method and set; rows that are finished are not computed again."""
     rows = []
     for members in sets:
+        # All methods together compile some ten thousand pieces for each new size.
+        forget_programs(2 * MOST_MAPS)
         for method in methods:
             if len(members) < method.fewest:
                 continue

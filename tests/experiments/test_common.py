@@ -1,11 +1,13 @@
-"""Resumable rows and manifests."""
+"""Resumable rows, manifests, and what a process can hold."""
 
 import dataclasses
 import json
 
+import jax
 import pytest
 from matplotlib.figure import Figure
 
+from experiments.common import programs
 from experiments.common.command import save_figure
 from experiments.common.manifest import make_manifest
 from experiments.common.results import Results, fingerprint, write_json
@@ -91,3 +93,15 @@ def test_a_figure_makes_its_folder_and_is_the_same_bytes(tmp_path):
     for path in paths:
         save_figure(Figure(figsize=(1, 1)), path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize("pieces", [30, 31])
+def test_programs_are_forgotten_before_memory_cannot_be_mapped(
+    tmp_path, monkeypatch, pieces
+):
+    maps, cleared = tmp_path / "maps", []
+    maps.write_text("piece\n" * pieces)
+    monkeypatch.setattr(programs, "_MAPS", maps)
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))
+    programs.forget_programs(30)
+    assert bool(cleared) == (pieces > 30)
