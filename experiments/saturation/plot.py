@@ -89,14 +89,19 @@ def _background(axes: Any, model: dict[str, Any], functional: str, column: str) 
 
 
 def _limits(model: dict[str, Any], functional: str, column: str) -> tuple[float, float]:
-    """Of most curves: one method that diverges must not flatten all others."""
+    """Of most curves, the average's among them.
+
+    One method that diverges must not flatten all others.
+    """
     if functional == "retention":
         return -0.5, 1.05
     ref = model["references"]
     curves = [m[column][functional] for m in model["methods"].values()]
     values = [i[0] for curve in curves for i in curve.values()]
     low = min([*values, *(x for key, x in ref.items() if key != "own_expert")])
-    high = min(max(values), ref["base"] + 0.6 * (ref["base"] - low))
+    average = model["methods"]["average"][column][functional].values()
+    seen = max(ref["base"] + 0.6 * (ref["base"] - low), *(i[0] for i in average))
+    high = min(max(values), seen)
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
