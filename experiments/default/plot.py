@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments.common.methods import METHODS
@@ -27,13 +26,14 @@ _HIGHLIGHTED = {
 def draw(found: dict[str, Any]) -> Figure:
     """Curves in k; what is not named in the legend is grey."""
     models = found["families"]
-    figure, grid = plt.subplots(
+    figure = Figure(
+        figsize=(2.5 * len(models) + 1.4, 2.3 * len(_ROWS)), layout="constrained"
+    )
+    grid = figure.subplots(
         len(_ROWS),
         len(models),
-        figsize=(2.5 * len(models) + 1.4, 2.3 * len(_ROWS)),
         sharex="col",
         squeeze=False,
-        layout="constrained",
     )
     for j, (name, model) in enumerate(models.items()):
         for i, (column, functional) in enumerate(_ROWS):
@@ -79,7 +79,8 @@ def _panel(axes: Any, methods: dict[str, Any], functional: str) -> None:
 
 def draw_regret(found: dict[str, Any]) -> Figure:
     """Each method's largest distance, over families, from the family's best."""
-    figure, grid = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    grid = figure.subplots(1, 2)
     labels = {method.name: method.label for method in METHODS}
     for axes, (column, regrets) in zip(grid, found["regrets"].items(), strict=True):
         names = sorted(data_free(list(regrets)), key=lambda n: -regrets[n]["worst"])

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments.heavy_tails.config import KINDS
@@ -15,12 +14,11 @@ def draw(found: dict[str, Any]) -> Figure:
       found: the summary, as read from its file.
     """
     families = found["families"]
-    figure, grid = plt.subplots(
+    figure = Figure(figsize=(2.9 * len(families) + 1.8, 5.4), layout="constrained")
+    grid = figure.subplots(
         2,
         len(families),
-        figsize=(2.9 * len(families) + 1.8, 5.4),
         squeeze=False,
-        layout="constrained",
     )
     for j, (name, family) in enumerate(families.items()):
         _over_density(grid[0, j], family)

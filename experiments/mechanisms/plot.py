@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from experiments.common.methods import METHODS
@@ -14,13 +13,12 @@ _STYLES = {"means": ":", "pruned": "-.", "spectral": "-", "interference": "--"}
 def draw(found: dict[str, Any]) -> Figure:
     """Draws a summary, as read from its file."""
     families = found["families"]
-    figure, grid = plt.subplots(
+    figure = Figure(figsize=(2.9 * len(families) + 1.9, 5.6), layout="constrained")
+    grid = figure.subplots(
         2,
         len(families),
-        figsize=(2.9 * len(families) + 1.9, 5.6),
         squeeze=False,
         sharex="col",
-        layout="constrained",
     )
     for j, (name, family) in enumerate(families.items()):
         _mechanisms(grid[0, j], family)

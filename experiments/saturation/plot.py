@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from experiments.common.methods import FAMILIES, METHODS
 
 _LABELS = {"pooled_loss": "pooled test loss", "retention": "share of gains kept"}
-_COLORS = plt.get_cmap("tab10").colors  # pyright: ignore[reportAttributeAccessIssue]
+_COLORS = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _line(axes: Any, curve: dict[Any, Sequence[float]], **style: Any) -> None:
@@ -30,14 +30,11 @@ def draw(found: dict[str, Any], functional: str, column: str) -> Figure:
     """
     models = found["families"]
     rows = [f for f in FAMILIES if any(m.family == f for m in _present(found))]
-    figure, grid = plt.subplots(
-        len(rows),
-        len(models),
-        figsize=(2.9 * len(models) + 1.6, 2.3 * len(rows) + 0.6),
-        sharex="col",
-        sharey="col",
-        squeeze=False,
-        layout="constrained",
+    figure = Figure(
+        figsize=(2.9 * len(models) + 1.6, 2.3 * len(rows) + 0.6), layout="constrained"
+    )
+    grid = figure.subplots(
+        len(rows), len(models), sharex="col", sharey="col", squeeze=False
     )
     for i, family in enumerate(rows):
         methods = [m for m in _present(found) if m.family == family]
@@ -110,13 +107,8 @@ def draw_population(rows: Sequence[dict[str, Any]], label: str) -> Figure:
 
     Bands hold half, nine tenths and all of the sets.
     """
-    figure, grid = plt.subplots(
-        1,
-        len(rows),
-        figsize=(2.6 * len(rows), 2.8),
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure(figsize=(2.6 * len(rows), 2.8), layout="constrained")
+    grid = figure.subplots(1, len(rows), squeeze=False)
     for axes, row in zip(grid[0], rows, strict=True):
         ks = [point["k"] for point in row["curve"]]
         bands = list(zip(*(point["quantiles"] for point in row["curve"]), strict=True))

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from experiments.scaling.predict import FORECASTERS, label_of
@@ -16,12 +16,11 @@ def draw(found: dict[str, Any]) -> Figure:
       found: the summary.
     """
     methods = found["methods"]
-    figure, grid = plt.subplots(
+    figure = Figure(figsize=(2.9 * len(methods) + 1.4, 5.4), layout="constrained")
+    grid = figure.subplots(
         2,
         len(methods),
-        figsize=(2.9 * len(methods) + 1.4, 5.4),
         squeeze=False,
-        layout="constrained",
         gridspec_kw={"height_ratios": [3, 2]},
     )
     for j, method in enumerate(methods.values()):
@@ -44,7 +43,7 @@ def _curves(axes: Any, method: dict[str, Any]) -> None:
     sizes = np.unique(points["size"])
     for c, size in enumerate(sizes):
         own = points["size"] == size
-        color = plt.get_cmap("viridis")(c / max(len(sizes) - 1, 1))
+        color = colormaps["viridis"](c / max(len(sizes) - 1, 1))
         k, mean = points["k"][own], points["mean"][own]
         spread = np.sqrt(np.nan_to_num(points["variance"][own]))
         axes.errorbar(k, mean, spread, fmt="o", ms=3, color=color, lw=0.8)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -16,14 +15,16 @@ def draw(found: dict[str, Any]) -> Figure:
     scores = {n: s for n, s in found["scores"].items() if s["answers"]}
     names = sorted(scores, key=lambda n: scores[n]["error"][0])
     rows = -(-len(names) // _COLUMNS)
-    figure, grid = plt.subplots(
+    figure = Figure(
+        figsize=(2.5 * min(_COLUMNS, len(names)) + 1.6, 2.6 * rows),
+        layout="constrained",
+    )
+    grid = figure.subplots(
         rows,
         min(_COLUMNS, len(names)),
-        figsize=(2.5 * min(_COLUMNS, len(names)) + 1.6, 2.6 * rows),
         squeeze=False,
         sharex=True,
         sharey=True,
-        layout="constrained",
     )
     pools = [pool for pool in found["pools"] if pool["measured"][0] is not None]
     families = list(dict.fromkeys(pool["family"] for pool in pools))
