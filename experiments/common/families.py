@@ -26,6 +26,12 @@ def _regression(config: matrices.RegressionConfig) -> Make:
     return make
 
 
+# Three by three pixels of all channels are the inputs, and channels the outputs.
+KERNELS = Matrices.by_pattern(
+    {r"(?:stem|first|second)\.kernel$": MatrixSpec(out=-1, in_=(-4, -3, -2))}
+)
+
+
 def _toy(preset: str, name: str) -> Make:
     config = PRESETS[preset][name]
 
@@ -41,12 +47,6 @@ def _toy(preset: str, name: str) -> Make:
         return classifiers.make_pool(dataclasses.replace(config, seed=seed), folder)
 
     return make
-
-
-# Three by three pixels of all channels are the inputs, and channels the outputs.
-KERNELS = Matrices.by_pattern(
-    {r"(?:stem|first|second)\.kernel$": MatrixSpec(out=-1, in_=(-4, -3, -2))}
-)
 
 
 def _softmax(inputs: int) -> Make:

@@ -77,7 +77,8 @@ class Scorer:
         return Scores(*(np.asarray(x, np.float64) for x in found))
 
 
-def _merger(pool: Pool, method: Method) -> jaxmerge.Merger:
+def merger_of(pool: Pool, method: Method) -> jaxmerge.Merger:
+    """A method's merger, which takes for matrices what the pool says."""
     return dataclasses.replace(method.make(), matrices=pool.matrices)
 
 
@@ -96,7 +97,7 @@ def merged_model(
     for t in members:
         key = jax.random.fold_in(key, t)
     return jaxmerge.merge_leaves(
-        _merger(pool, method),
+        merger_of(pool, method),
         pool.base,
         pool.subset(members),
         key=key,
@@ -234,7 +235,7 @@ def sweep(
             settings = {
                 "pool": scorer.pool.identity,
                 "method": method.name,
-                "merger": repr(_merger(scorer.pool, method)),
+                "merger": repr(merger_of(scorer.pool, method)),
                 "members": list(members),
                 "grid": list(grid),
                 "beyond": list(BEYOND),

@@ -29,12 +29,7 @@ def draw(found: dict[str, Any]) -> Figure:
     figure = Figure(
         figsize=(2.5 * len(models) + 1.4, 2.3 * len(_ROWS)), layout="constrained"
     )
-    grid = figure.subplots(
-        len(_ROWS),
-        len(models),
-        sharex="col",
-        squeeze=False,
-    )
+    grid = figure.subplots(len(_ROWS), len(models), sharex="col", squeeze=False)
     for j, (name, model) in enumerate(models.items()):
         for i, (column, functional) in enumerate(_ROWS):
             _panel(grid[i, j], model[column], functional)

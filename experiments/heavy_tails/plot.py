@@ -15,11 +15,7 @@ def draw(found: dict[str, Any]) -> Figure:
     """
     families = found["families"]
     figure = Figure(figsize=(2.9 * len(families) + 1.8, 5.4), layout="constrained")
-    grid = figure.subplots(
-        2,
-        len(families),
-        squeeze=False,
-    )
+    grid = figure.subplots(2, len(families), squeeze=False)
     for j, (name, family) in enumerate(families.items()):
         _over_density(grid[0, j], family)
         _lead(grid[1, j], family)

@@ -14,12 +14,7 @@ def draw(found: dict[str, Any]) -> Figure:
     """Draws a summary, as read from its file."""
     families = found["families"]
     figure = Figure(figsize=(2.9 * len(families) + 1.9, 5.6), layout="constrained")
-    grid = figure.subplots(
-        2,
-        len(families),
-        squeeze=False,
-        sharex="col",
-    )
+    grid = figure.subplots(2, len(families), squeeze=False, sharex="col")
     for j, (name, family) in enumerate(families.items()):
         _mechanisms(grid[0, j], family)
         _leads(grid[1, j], family)

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.common.families import make_family
+from experiments.common.merging import merger_of
 from experiments.common.methods import select
 from experiments.common.pools import Pool, score
 from experiments.common.results import Results
@@ -66,7 +67,7 @@ def measure_population(config: Config, out: Path, cache: Path) -> list[dict[str,
     rows = []
     methods = select(config.population_methods)
     for method in tqdm(methods, f"{len(design):,} merges", leave=False):
-        merger = method.make()
+        merger = merger_of(pool, method)
         settings = {
             "pool": pool.identity,
             "experts": num,

@@ -182,7 +182,7 @@ class Plan:
         t = jax.ShapeDtypeStruct((), jnp.int32)
         # Any key will do: random mergers ask for one, and only shapes are computed.
         key = ExpertKey(jax.random.key(0), name_hash(output.info.name), np.uint32(0))
-        largest, stats = 0, None
+        largest, stats, expert = 0, None, self._leaf_of(output)
         needed = _side.shape_needed(program, shape.shape) if output.sides else None
         side = None if needed is None else jax.ShapeDtypeStruct(needed, jnp.float32)
         for i in range(len(program.passes)):
@@ -195,7 +195,6 @@ class Plan:
             def finish(state: Any, base: Any, stats: Any, i: int = i) -> Any:
                 return _leaf.finish(program, i, state, base, jnp.float32, stats)
 
-            expert = self._leaf_of(output)
             state = jax.eval_shape(lift, expert, shape, t, stats, side)
             sizes = [x.size * x.dtype.itemsize for x in jax.tree.leaves(state)]
             largest = max(largest, sum(sizes))
@@ -208,7 +207,8 @@ class Plan:
         ranks = [x.pair.rank(self.source(x)) for x in output.experts if x.pair]
         if not ranks:
             return jax.ShapeDtypeStruct(shape, jnp.float32)
-        return zero_pair(shape, np.float32, max(ranks))
+        a, b = (max(ranks), *shape[-1:]), (*shape[:-1], max(ranks))
+        return LowRank(*(jax.ShapeDtypeStruct(x, jnp.float32) for x in (a, b)))
 
     def _read_whole(self) -> Iterator[Input]:
         """The inputs that are held in memory as wholes."""
@@ -233,8 +233,8 @@ class Plan:
         return 0 if part.name is None else infos[part.name].nbytes
 
 
-def zero_pair(shape: tuple[int, ...], dtype: Any, rank: int = 0) -> LowRank:
+def zero_pair(shape: tuple[int, ...], dtype: Any) -> LowRank:
     """A delta of zero, without storing one; of any shape, vectors and scalars too."""
     return LowRank(
-        np.zeros((rank, *shape[-1:]), dtype), np.zeros((*shape[:-1], rank), dtype), 1.0
+        np.zeros((0, *shape[-1:]), dtype), np.zeros((*shape[:-1], 0), dtype), 1.0
     )

@@ -10,6 +10,7 @@ from experiments.common.families import FAMILIES, KERNELS, make_family
 from experiments.common.merging import Scorer, merged_model
 from experiments.common.methods import select
 from experiments.toy import digits
+from experiments.toy.presets import PRESETS
 from experiments.toy.training import Schedule
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -44,14 +45,13 @@ def test_an_unknown_family_is_named(tmp_path):
 @pytest.fixture(scope="module")
 def residual(tmp_path_factory):
     """A small ResNet's pool, as families make it."""
-    config = digits.DigitsConfig(
-        "resnet",
+    small = PRESETS["smoke"]["mlp"]
+    assert isinstance(small, digits.DigitsConfig)
+    config = dataclasses.replace(
+        small,
+        network="resnet",
         width=4,
         num_tasks=2,
-        train_copies=1,
-        validation_copies=1,
-        test_copies=1,
-        base_copies=1,
         base=Schedule(20, 32, 5e-3),
         expert=Schedule(20, 32, 3e-3),
         required_gain=-100.0,

@@ -205,14 +205,12 @@ def test_settings_make_another_family_and_splits_are_apart():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_small_networks_are_pools_too(name, tmp_path):
-    config = DigitsConfig(
-        name,
+    small = PRESETS["smoke"]["mlp"]
+    assert isinstance(small, DigitsConfig)
+    config = dataclasses.replace(
+        small,
+        network=name,
         width=16 if name == "vit" else 8,
-        num_tasks=3,
-        train_copies=1,
-        validation_copies=1,
-        test_copies=1,
-        base_copies=1,
         base=Schedule(200, 64, 5e-3),
         expert=Schedule(100, 64, 3e-3),
         multitask_rate=3e-3,
