@@ -30,7 +30,10 @@ def checked(members: Any, num: int, merger: Any) -> Any:
             f"members is {mask.dtype} of shape {mask.shape}; expected a boolean mask, "
             f"one entry for each of the {num} experts"
         )
-    _check_merger(merger)
+    if (why := refusal(merger)) is not None:
+        raise ValueError(
+            f"members was given to {why}; merge the members alone: {_ALONE}"
+        )
     if not is_concrete(mask):
         return mask
     if not np.any(np.asarray(mask)):
@@ -40,26 +43,22 @@ def checked(members: Any, num: int, merger: Any) -> Any:
     return np.asarray(mask)
 
 
-def _check_merger(merger: Any) -> None:
+_ALONE = "merger(base, [experts[t] for t in chosen], ids=chosen)"
+
+
+def refusal(merger: Any) -> str | None:
+    """Why a merger cannot leave experts out, or None."""
     if merger.per_task is not None:
-        raise ValueError(
-            "members was given to a merger with a model for each task; merge the "
-            "members alone: merger(base, [experts[t] for t in chosen], ids=chosen)"
-        )
+        return "a merger with a model for each task"
     for transform in merger.transforms:
         if compares(transform):
-            raise ValueError(
-                f"members was given to {type(transform).__name__}, which compares all "
-                "the experts before the merge; merge the members alone: "
-                "merger(base, [experts[t] for t in chosen], ids=chosen)"
-            )
+            name = type(transform).__name__
+            return f"{name}, which compares all the experts before the merge"
     for combine in merger.passes:
         if getattr(combine, "holds_all", False):
-            raise ValueError(
-                f"members was given to {type(combine).__name__}, whose state has a "
-                "place for every expert; merge the members alone: "
-                "merger(base, [experts[t] for t in chosen], ids=chosen)"
-            )
+            name = type(combine).__name__
+            return f"{name}, whose state has a place for every expert"
+    return None
 
 
 def among(

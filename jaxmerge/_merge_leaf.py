@@ -18,6 +18,10 @@ from jaxmerge._types import pytree, static
 # Up to here a fold is unrolled: the sums of a list of arrays fuse into one pass over
 # memory. Beyond, a scan keeps the program's size and its compile time independent of T.
 _UNROLLED_EXPERTS = 32
+# Of small leaves, what random numbers, norms or decompositions take does not fuse, and
+# stacking costs nothing: there long programs are scanned from a few experts on.
+_UNROLLED_LONG = 3
+_SMALL = 2**16
 
 
 @pytree
@@ -42,12 +46,29 @@ class Experts:
         return Experts(jnp.stack([jnp.asarray(x) for x in self.leaves]), stacked=True)
 
 
+def _is_long(stages: Sequence[Any]) -> bool:
+    """Whether what one expert takes is a program too long to repeat for each."""
+    fuses = [getattr(stage, "elementwise", False) for stage in stages]
+    return not all(fuses) or any(getattr(stage, "random", False) for stage in stages)
+
+
+def _most_unrolled(experts: Experts, template: Any, stages: Sequence[Any]) -> int:
+    """Up to how many experts a fold is unrolled, for a leaf and what is done to it."""
+    if not experts.stacked and any(is_low_rank(x) for x in experts.leaves):
+        return experts.num
+    small = np.size(template) <= _SMALL
+    return _UNROLLED_LONG if small and _is_long(stages) else _UNROLLED_EXPERTS
+
+
 def _fold(
-    experts: Experts, sides: Experts | None, lift: Callable[..., Any], join: Any
+    experts: Experts,
+    sides: Experts | None,
+    lift: Callable[..., Any],
+    join: Any,
+    unrolled: int,
 ) -> Any:
     """`join` over the experts, in their order, of `lift(expert, side, t)`."""
-    low_rank = not experts.stacked and any(is_low_rank(x) for x in experts.leaves)
-    if experts.num <= _UNROLLED_EXPERTS or low_rank:
+    if experts.num <= unrolled:
         lifted = lambda t: lift(experts.get(t), sides and sides.get(t), np.int32(t))
         state = lifted(0)
         for t in range(1, experts.num):
@@ -143,10 +164,14 @@ def merge_leaf(
             )
 
         join = functools.partial(_leaf.join, program, i)
+        unrolled = _most_unrolled(
+            experts, template, (*program.transforms, program.passes[i])
+        )
         if members is None:
-            state = _fold(experts, sides, lift, join)
+            state = _fold(experts, sides, lift, join, unrolled)
         else:
-            state, _ = _fold(experts, sides, *_members.among(members, lift, join))
+            among = _members.among(members, lift, join)
+            state, _ = _fold(experts, sides, *among, unrolled)
         stats = _leaf.finish(program, i, state, base, dtype, stats)
     if program.per_task is None:
         merged = _leaf.complete(

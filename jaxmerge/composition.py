@@ -136,6 +136,11 @@ class Partition:
         return None
 
     @property
+    def takes_members(self) -> bool:
+        """Whether `members=` may leave experts out: all its mergers can."""
+        return all(merger.takes_members for merger in self.mergers)
+
+    @property
     def space(self) -> str:
         return self.mergers[0].space
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 
+from jaxmerge import _members
 from jaxmerge._in_memory import jitted, merge, plain_call
 from jaxmerge._matrices import Matrices
 from jaxmerge._trees import (
@@ -68,6 +69,16 @@ class Merger:
         """How often a merge reads the experts, whole-model statistics aside."""
         return len(self.passes)
 
+    @property
+    def takes_members(self) -> bool:
+        """Whether `members=` may leave experts out, so that one program merges any set.
+
+        >>> from jaxmerge import ties, tsv_m
+        >>> ties().takes_members, tsv_m().takes_members
+        (True, False)
+        """
+        return _members.refusal(self) is None
+
     def at(self, name: str) -> "Merger":
         """The merger of a leaf: itself; a `partition` has others for some names."""
         del name
@@ -94,12 +105,12 @@ class Merger:
           key: a typed key, for mergers that draw random numbers.
           ids: what names each expert in its key, integers or strings; their positions
             if None. An expert that keeps its id keeps its random numbers in any order.
-          members: a boolean mask `(task,)`, the experts that take part; all if None.
-            The merge is that of these experts alone, under their weights and ids. The
-            mask may be traced: `jax.vmap` over masks merges many sets of experts by one
-            program and transforms each expert once. If a traced mask is all false, the
-            result is the base (zeros without one). Model Stock of one traced member is
-            NaN.
+          members: a boolean mask `(task,)`, the experts that take part; all if None. Of
+            mergers that take one (`takes_members`), the merge is that of these experts
+            alone, under their weights and ids. The mask may be traced: `jax.vmap` over
+            masks merges many sets of experts by one program and transforms each expert
+            once. If a traced mask is all false, the result is the base (zeros without
+            one). Model Stock of one traced member is NaN.
           statistics: for mergers that need them (`regmean`, `fisher`, …), one pytree or
             mapping from leaf names to arrays for each expert. Leaves without any are
             merged as the method says; all experts have to have the same.

@@ -158,8 +158,13 @@ def test_masks_that_are_none_are_refused():
             merger(base, experts, members=wrong)
     full = np.ones(NUM, bool)
     for whole in (jaxmerge.emr(), jaxmerge.model_stock(compat="mergekit")):
+        assert not whole.takes_members
         with pytest.raises(ValueError, match="merge the members alone"):
             whole(base, experts, members=full)
+    assert jaxmerge.partition({"w": merger}, otherwise=merger).takes_members
+    assert not jaxmerge.partition(
+        {"w": merger}, otherwise=jaxmerge.tsv_m()
+    ).takes_members
     with pytest.raises(ValueError, match="two experts or more"):
         jaxmerge.model_stock()(base, experts, members=np.eye(NUM, dtype=bool)[0])
 

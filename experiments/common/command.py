@@ -1,8 +1,11 @@
 """The command line that the questions share: run a preset, or draw a summary again."""
 
 import argparse
+import concurrent.futures
 import dataclasses
 import json
+import multiprocessing
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,8 @@ class Command:
       draw_all: `(summary as read, folder)`: writes the figures.
       files: what a run leaves in `out`, in words.
       by_family: whether `--family` may leave out some.
+      rows: `(config, out, cache)`: an iterable that leaves in `out` the rows that
+        `compute` asks for; of several families, processes side by side do that first.
     """
 
     name: str
@@ -38,11 +43,20 @@ class Command:
     draw_all: Callable[[dict[str, Any], Path], Sequence[Path]]
     files: str
     by_family: bool = True
+    rows: Callable[[Any, Path, Path], Iterable[Any]] | None = None
 
-    def run(self, config: Any, out: Path, cache: Path) -> dict[str, Any]:
+    def run(
+        self, config: Any, out: Path, cache: Path, workers: int = 1
+    ) -> dict[str, Any]:
         """Everything of a run, written into a folder; the summary."""
         out.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        if workers > 1 and self.rows is not None:
+            _side_by_side(self.rows, config, out, cache, workers)
+        before = time.perf_counter() - started
         found, durations = self.compute(config, out, cache)
+        if workers > 1:
+            durations = {f"rows, {workers} processes": before, **durations}
         found["manifest"] = make_manifest(config, durations=durations)
         write_json(out / "summary.json", found)
         # Read back, so that keys are text as they are for whoever draws it later.
@@ -58,6 +72,13 @@ class Command:
             parser.add_argument(
                 "--family", nargs="+", help="some of the preset's families"
             )
+        if self.rows is not None:
+            parser.add_argument(
+                "--workers",
+                type=int,
+                default=1,
+                help="processes, each with a family at a time",
+            )
         parser.add_argument("--out", type=Path)
         parser.add_argument("--cache", type=Path, default=CACHE, help="trained models")
         parser.add_argument("--draw", type=Path, help="a summary.json to draw again")
@@ -72,9 +93,44 @@ class Command:
         config = self.presets[options.preset]
         if self.by_family:
             config = with_families(parser, config, options.family)
-        print(self.table(config, self.run(config, out, options.cache)))
+        workers = getattr(options, "workers", 1)
+        print(self.table(config, self.run(config, out, options.cache, workers)))
         print(f"in {out}: {self.files}")
         return 0
+
+
+def _all_rows(rows: Callable[..., Iterable[Any]], *arguments: Any) -> None:
+    for _ in rows(*arguments):
+        pass
+
+
+def _side_by_side(
+    rows: Callable[..., Iterable[Any]],
+    config: Any,
+    out: Path,
+    cache: Path,
+    workers: int,
+) -> None:
+    """Computes the rows of each family in a process of its own, some at a time.
+
+    Compiling, most of the work for small models, keeps one core busy.
+    """
+    # A process that is forked from one in which JAX runs may hang.
+    fresh = multiprocessing.get_context("spawn")
+    # The last of a preset are the largest.
+    families = [(family,) for family in reversed(config.families)]
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, fresh, max_tasks_per_child=1
+    ) as executor:
+        running = [
+            executor.submit(
+                _all_rows, rows, dataclasses.replace(config, families=one), out, cache
+            )
+            for one in families
+        ]
+        done = concurrent.futures.as_completed(running)
+        for job in tqdm(done, "merging", len(running), unit="family", leave=False):
+            job.result()
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 90) -> Path:

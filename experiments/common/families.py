@@ -39,10 +39,11 @@ def _toy(preset: str, name: str) -> Make:
         folder = cache / "toy" / preset / f"{name}-{seed}"
         if isinstance(config, digits.DigitsConfig):
             pool = digits.make_pool(dataclasses.replace(config, seed=seed), folder)
+            # Where a sample takes long, every fourth is scored.
+            slow = preset == "cpu" and config.network != "mlp"
+            pool = pool.thinned(4 if slow else 1)
             if config.network != "resnet":
                 return pool
-            # Where convolutions are slow, every fourth sample is scored.
-            pool = pool.thinned(4 if preset == "cpu" else 1)
             return dataclasses.replace(pool, matrices=KERNELS)
         return classifiers.make_pool(dataclasses.replace(config, seed=seed), folder)
 

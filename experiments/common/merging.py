@@ -18,7 +18,7 @@ from jaxtyping import Array
 import jaxmerge
 from experiments.common.methods import Method
 from experiments.common.pools import Pool, Scores, score, score_ensemble
-from experiments.common.programs import MOST_MAPS, forget_programs
+from experiments.common.programs import forget_programs
 from experiments.common.results import Results
 from jaxmerge import laws, statistics
 
@@ -26,6 +26,10 @@ from jaxmerge import laws, statistics
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 # Sums of very many experts need less still, and what is divided by their square more.
 BEYOND = (2.5, 8.0, 25.0)
+
+
+# Of more experts, sets of a few are merged alone.
+MOST_MASKED = 64
 
 
 class Scorer:
@@ -47,6 +51,12 @@ class Scorer:
             return jax.lax.map(one, scales)
 
         self._scaled = scaled
+        self._ensemble = jax.jit(lambda chosen: score_ensemble(pool, chosen, "test"))
+
+    @functools.cached_property
+    def experts(self) -> list[Any]:
+        """The parameters of each."""
+        return self.pool.subset(range(self.pool.size))
 
     @functools.cached_property
     def grams(self) -> list[dict[str, Array]]:
@@ -76,6 +86,11 @@ class Scorer:
         found = self._scaled(self.pool.base, merged, numbers, positions, split)
         return Scores(*(np.asarray(x, np.float64) for x in found))
 
+    def ensemble(self, members: Sequence[int]) -> Scores:
+        """Of the mean of the members' outputs on test samples, `[1, task]`."""
+        found = self._ensemble(jnp.asarray(members))
+        return Scores(*(np.asarray(x, np.float64)[None] for x in found))
+
 
 def merger_of(pool: Pool, method: Method) -> jaxmerge.Merger:
     """A method's merger, which takes for matrices what the pool says."""
@@ -96,13 +111,18 @@ def merged_model(
     pool, key = scorer.pool, jax.random.key(seed)
     for t in members:
         key = jax.random.fold_in(key, t)
+    merger = merger_of(pool, method)
+    # One program for sets of every size, where there is one; it reads all experts.
+    masked = merger.takes_members and pool.size <= MOST_MASKED
+    given = range(pool.size) if masked else members
     return jaxmerge.merge_leaves(
-        merger_of(pool, method),
+        merger,
         pool.base,
-        pool.subset(members),
+        [scorer.experts[t] for t in given],
         key=key,
-        ids=[pool.tasks[t] for t in members],
-        statistics=[scorer.grams[t] for t in members] if method.informed else None,
+        ids=[pool.tasks[t] for t in given],
+        members=np.isin(given, members) if masked else None,
+        statistics=[scorer.grams[t] for t in given] if method.informed else None,
     )
 
 
@@ -189,10 +209,9 @@ def measure_references(scorer: Scorer) -> dict[str, Any]:
     return found
 
 
-def measure_ensemble(pool: Pool, members: Sequence[int]) -> dict[str, Any]:
+def measure_ensemble(scorer: Scorer, members: Sequence[int]) -> dict[str, Any]:
     """The logit ensemble of some experts on every task's test samples."""
-    found = jax.jit(lambda: score_ensemble(pool, members, "test"))()
-    return _numbers(Scores(*(np.asarray(x, np.float64)[None] for x in found)), 0)
+    return _numbers(scorer.ensemble(members), 0)
 
 
 def sets_of_sizes(
@@ -228,7 +247,7 @@ def sweep(
     rows = []
     for members in sets:
         # All methods together compile some ten thousand pieces for each new size.
-        forget_programs(2 * MOST_MAPS)
+        forget_programs()
         for method in methods:
             if len(members) < method.fewest:
                 continue

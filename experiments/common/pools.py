@@ -5,7 +5,6 @@ asked of each of them by the same code.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -151,13 +150,21 @@ def score(pool: Pool, params: Any, split: str, tasks: Any = None) -> Scores:
     return jax.lax.map(one, data)
 
 
-def score_ensemble(pool: Pool, members: Sequence[int], split: str) -> Scores:
-    """The mean of the members' outputs, scored on every task: the logit ensemble."""
+def score_ensemble(pool: Pool, members: Any, split: str) -> Scores:
+    """The mean of the members' outputs, scored on every task: the logit ensemble.
+
+    `members` are positions of experts, `[member]`; under `jit` they may be traced, and
+    one program serves all sets of a size.
+    """
+    chosen = jax.tree.map(lambda x: x[jnp.asarray(members)], pool.experts)
+    first = jax.tree.map(lambda x: x[0], chosen)
+    others = jax.tree.map(lambda x: x[1:], chosen)
 
     def one(batch: Batch) -> Scores:
-        total = functools.reduce(
-            jnp.add, (pool.outputs(pool.expert(t), batch.inputs) for t in members)
-        )
+        def add(total: Array, params: Any) -> tuple[Array, None]:
+            return total + pool.outputs(params, batch.inputs), None
+
+        total, _ = jax.lax.scan(add, pool.outputs(first, batch.inputs), others)
         return _of_outputs(pool, total / len(members), batch.targets)
 
     return jax.lax.map(one, pool.data[split])

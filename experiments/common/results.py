@@ -1,9 +1,11 @@
 """Resumable work: rows of a JSON-lines file, keyed by what they were computed from."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,20 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(partial, path)
 
 
+@contextlib.contextmanager
+def _alone(path: Path, mode: str) -> Iterator[Any]:
+    """The open file, while no other process has it so."""
+    with path.open(mode) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
 class Results:
     """Finished rows, in a file to which each is appended as soon as it is finished.
 
     A row is found again by the fingerprint of its settings. A last line that a kill cut
     short is dropped; a damaged line anywhere else is an error, for it is not ours.
+    Several processes may append to one file.
 
     Attributes:
       path: the JSON-lines file.
@@ -43,10 +54,10 @@ class Results:
             self._read()
 
     def _read(self) -> None:
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with self.path.open("rb+") as file:
+        with _alone(self.path, "rb+") as file:
+            content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            if len(whole) < len(content):
                 file.truncate(len(whole))
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
@@ -66,7 +77,8 @@ class Results:
         if name not in self.rows:
             row = {**settings, **compute()}
             line = json.dumps({"id": name, "row": row}, allow_nan=False) + "\n"
-            with self.path.open("a") as file:
+            with _alone(self.path, "a") as file:
                 file.write(line)
+                file.flush()
             self.rows[name] = row
         return self.rows[name]

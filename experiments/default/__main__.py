@@ -38,6 +38,7 @@ main = Command(
     table=table,
     draw_all=draw_all,
     files="summary.json, merges.jsonl and the figures",
+    rows=run_sweep,
 ).main
 
 

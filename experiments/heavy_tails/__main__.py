@@ -36,6 +36,7 @@ main = Command(
     table=lambda config, found: table(found),
     draw_all=draw_all,
     files="summary.json, merges.jsonl and heavy_tails.png",
+    rows=run_sweep,
 ).main
 
 

@@ -36,6 +36,7 @@ main = Command(
     table=table,
     draw_all=draw_all,
     files="summary.json, merges.jsonl and mechanisms.png",
+    rows=run_sweep,
 ).main
 
 

@@ -21,6 +21,7 @@ class Config:
       population: the family of which every set is merged, or None.
       population_methods: by these methods, which all take a mask.
       population_experts: of its first so many experts.
+      population_every: they are scored on every so many-th sample.
     """
 
     seed: int = 0
@@ -45,6 +46,7 @@ class Config:
         "rht",
     )
     population_experts: int = 16
+    population_every: int = 4
 
 
 PRESETS = {
@@ -56,6 +58,7 @@ PRESETS = {
         population="regression_small",
         population_methods=("average", "ties"),
         population_experts=4,
+        population_every=1,
     ),
     "cpu": Config(),
     "gpu": Config(
@@ -72,5 +75,6 @@ PRESETS = {
         counts=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 50),
         subsets=20,
         population="deep_gpu",
+        population_every=1,
     ),
 }

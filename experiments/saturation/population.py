@@ -60,7 +60,7 @@ def measure_population(config: Config, out: Path, cache: Path) -> list[dict[str,
     """
     if config.population is None:
         return []
-    pool = make_family(config.population, 0, cache)
+    pool = make_family(config.population, 0, cache).thinned(config.population_every)
     num = min(config.population_experts, pool.size)
     design = laws.all_subsets(num)
     results = Results(out / "population.jsonl")

@@ -47,7 +47,8 @@ def _one_pool(pool: Pool, config: Config, results: Results) -> dict[str, Any]:
 
     def ensemble(members: tuple[int, ...]) -> dict[str, Any]:
         settings = {"pool": pool.identity, "what": "ensemble", "members": list(members)}
-        return results.get_or_compute(settings, lambda: measure_ensemble(pool, members))
+        compute = lambda: measure_ensemble(scorer, members)
+        return results.get_or_compute(settings, compute)
 
     return {
         "references": references(scorer, results),

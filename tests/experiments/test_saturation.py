@@ -2,9 +2,11 @@
 
 import json
 
+import chex
 import numpy as np
 import pytest
 
+from experiments.common import merging
 from experiments.common.curves import retention, share_reached
 from experiments.common.families import make_family
 from experiments.common.intervals import interval, paired
@@ -13,6 +15,7 @@ from experiments.common.merging import (
     Scorer,
     measure_ensemble,
     measure_merge,
+    merged_model,
     search_scale,
     sets_of_sizes,
 )
@@ -92,9 +95,21 @@ def test_the_search_goes_on_beyond_an_end_that_is_best(wanted, found, tried):
     assert (trials[-1] is None) == (wanted == 40.0)
 
 
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_one_program_for_all_sizes_merges_as_the_members_alone(
+    small, method, monkeypatch
+):
+    scorer, members = Scorer(small), (0, 2)
+    masked = merged_model(scorer, method, members, seed=3)
+    monkeypatch.setattr(merging, "MOST_MASKED", 0)
+    alone = merged_model(scorer, method, members, seed=3)
+    chex.assert_trees_all_close(masked, alone, rtol=1e-4, atol=1e-6)
+
+
 def test_the_ensemble_of_one_is_its_expert(small):
-    alone = measure_ensemble(small, (1,))
-    expert = Scorer(small)(small.expert(1), "test")
+    scorer = Scorer(small)
+    alone = measure_ensemble(scorer, (1,))
+    expert = scorer(small.expert(1), "test")
     np.testing.assert_allclose(alone["loss"], expert.loss[0], rtol=1e-5, atol=1e-12)
 
 
