@@ -32,6 +32,10 @@ KERNELS = Matrices.by_pattern(
 )
 
 
+# On two cores every so many-th sample is scored, where one takes long.
+_EVERY = {"mlp": 1, "vit": 4, "resnet": 8}
+
+
 def _toy(preset: str, name: str) -> Make:
     config = PRESETS[preset][name]
 
@@ -39,9 +43,7 @@ def _toy(preset: str, name: str) -> Make:
         folder = cache / "toy" / preset / f"{name}-{seed}"
         if isinstance(config, digits.DigitsConfig):
             pool = digits.make_pool(dataclasses.replace(config, seed=seed), folder)
-            # Where a sample takes long, every fourth is scored.
-            slow = preset == "cpu" and config.network != "mlp"
-            pool = pool.thinned(4 if slow else 1)
+            pool = pool.thinned(_EVERY[config.network] if preset == "cpu" else 1)
             if config.network != "resnet":
                 return pool
             return dataclasses.replace(pool, matrices=KERNELS)

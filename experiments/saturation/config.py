@@ -34,7 +34,7 @@ class Config:
         ("llm_0.25M", 1),
     )
     counts: tuple[int, ...] = (1, 2, 4, 8, 16)
-    subsets: int = 6
+    subsets: int = 4
     methods: tuple[str, ...] = _ALL
     population: str | None = "deep"
     population_methods: tuple[str, ...] = (

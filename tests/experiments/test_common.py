@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import pytest
 from matplotlib.figure import Figure
 
 from experiments.common import programs
-from experiments.common.command import save_figure
+from experiments.common.command import Command, save_figure
 from experiments.common.manifest import make_manifest
 from experiments.common.results import Results, fingerprint, write_json
 
@@ -105,3 +106,50 @@ def test_programs_are_forgotten_before_memory_cannot_be_mapped(
     monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))
     programs.forget_programs(30)
     assert bool(cleared) == (pieces > 30)
+
+
+@dataclasses.dataclass(frozen=True)
+class Families:
+    families: tuple[tuple[str, int], ...]
+    seed: int = 0
+
+
+def rows_of_families(config, out, cache):
+    """One row a family and seed, which names the process that computed it."""
+    results = Results(out / "rows.jsonl")
+    for family, seeds in config.families:
+        if family == "broken":
+            raise ValueError("broken: no such family")
+        for seed in range(seeds):
+            settings = {"family": family, "seed": seed}
+            yield results.get_or_compute(settings, lambda: {"process": os.getpid()})
+
+
+def command_of_families():
+    return Command(
+        name="families",
+        presets={},
+        compute=lambda *given: ({"rows": list(rows_of_families(*given))}, {}),
+        table=lambda config, found: "",
+        draw_all=lambda found, out: [],
+        files="",
+        rows=rows_of_families,
+    )
+
+
+def test_processes_side_by_side_compute_the_rows_of_a_family_each(tmp_path):
+    config = Families((("few", 1), ("many", 3)))
+    found = command_of_families().run(config, tmp_path, tmp_path, workers=2)
+    rows = found["rows"]
+    assert [row["family"] for row in rows] == ["few", "many", "many", "many"]
+    processes = [row["process"] for row in rows]
+    assert os.getpid() not in processes
+    assert processes[0] not in processes[1:]
+    assert len(set(processes[1:])) == 1
+    assert "rows, 2 processes" in found["manifest"]["seconds"]
+
+
+def test_what_fails_in_a_process_is_told(tmp_path):
+    config = Families((("broken", 1),))
+    with pytest.raises(ValueError, match="broken: no such family"):
+        command_of_families().run(config, tmp_path, tmp_path, workers=2)
