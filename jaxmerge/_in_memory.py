@@ -168,7 +168,12 @@ def _sides(
         _side.check_same(first, tree, t)
     shapes = {n: _side.shape_needed(p, leaves[n].shape) for n, p in programs.items()}
     found = {}
-    for name in [name for name in first if shapes.get(name) is not None]:
+    for name in [name for name in first if name in programs]:
+        if shapes[name] is None:
+            problem = _side.problem_of_unused(programs[name], leaves[name].shape)
+            if problem is not None:
+                raise ValueError(f"the statistic of {name} {problem}")
+            continue
         found[name] = sides = _leaf_experts(trees, stacked, name)
         for t in range(num):
             what = f"the statistics of expert {t}"

@@ -31,6 +31,21 @@ def shape_needed(program: Any, shape: tuple[int, ...]) -> tuple[int, ...] | None
     return None
 
 
+def problem_of_unused(program: Any, shape: tuple[int, ...]) -> str | None:
+    """Why a statistic that is there must not be passed over, or None if it may be.
+
+    A vector's is there for methods that use it. A leaf of more axes has one because it
+    was measured as a matrix, and the merge would take the mean of what is none to it.
+    """
+    if program.needs is None or len(shape) < 2:
+        return None
+    return (
+        f"was measured of a leaf that is a matrix, and this merge takes that of shape "
+        f"{tuple(shape)} for none; give the merger the rule that it was measured with, "
+        "by dataclasses.replace(merger, matrices=rule), or leave the statistic out"
+    )
+
+
 def check_given(merger: Any, statistics: Any) -> None:
     """Refuses statistics that are missing, or that nothing would read."""
     kinds = kinds_needed(merger)

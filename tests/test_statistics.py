@@ -392,6 +392,9 @@ def test_regmean_of_convolutions_of_flax(rng):
     merged = merger(base, experts, statistics=grams)
     for expert, x in zip(experts, inputs, strict=True):
         np.testing.assert_allclose(model(merged, x), model(expert, x), atol=1e-4)
+    # The mean of kernels is no RegMean, and nobody would notice.
+    with pytest.raises(ValueError, match="kernel was measured of a leaf that is a mat"):
+        jaxmerge.regmean()(base, experts, statistics=grams)
 
 
 def test_a_convolution_in_groups_is_an_error(rng):

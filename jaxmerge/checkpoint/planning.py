@@ -129,8 +129,13 @@ def _with_sides(output: Output, statistics: Sequence[Source]) -> Output:
     if output.program is None:
         return output
     name = f"{output.program.needs}:{output.info.name}"
+    if not any(name in source.infos for source in statistics):
+        return output
     shape = _side.shape_needed(output.program, output.info.shape)
-    if shape is None or not any(name in source.infos for source in statistics):
+    if shape is None:
+        problem = _side.problem_of_unused(output.program, output.info.shape)
+        if problem is not None:
+            raise CheckpointError(f"the statistic {name!r} {problem}")
         return output
     for t, source in enumerate(statistics):
         what = f"the statistics of expert {t} ({source.path.name})"

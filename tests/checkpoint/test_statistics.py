@@ -1,5 +1,7 @@
 """Statistics files: what is written is read, streamed in, and checked for its owner."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -163,6 +165,22 @@ def test_mergers_say_what_they_need(models, rng):
         jaxmerge.regmean()(trees[0], trees[1:], statistics=one)
     with pytest.raises(ValueError, match="knots was given a merger with statistics"):
         jaxmerge.knots(jaxmerge.regmean())
+
+
+def test_a_gram_matrix_of_what_the_merge_takes_for_no_matrix_is_refused(
+    models, tmp_path, rng
+):
+    paths, _ = models
+    for path in paths[1:]:
+        checkpoint.save_statistics({"gram": grams(rng)}, model=path)
+    nothing = jaxmerge.Matrices.by_pattern({"up": None})
+    merger = dataclasses.replace(jaxmerge.regmean(), matrices=nothing)
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(
+        CheckpointError, match="'gram:up.weight' was measured of a leaf"
+    ):
+        merge(merger, paths, out)
+    assert not out.exists()
 
 
 def test_inputs_that_no_expert_saw_keep_the_base(rng):
