@@ -43,6 +43,8 @@ def _over_density(axes: Any, family: dict[str, Any]) -> None:
         axes.fill_between(densities, lower, upper, color=f"C{c}", alpha=0.12, lw=0)
     average = family["tuned"]["average"][last]
     axes.axhline(average[0], color="0.5", ls="--", lw=1, label="average")
+    # What keeps less than nothing would hide the differences of all others.
+    axes.set_ylim(bottom=max(axes.get_ylim()[0], -0.05))
     axes.set_xlabel(f"density, at k = {last}")
     axes.grid(alpha=0.25)
 
