@@ -10,7 +10,7 @@ import pytest
 from flax import linen, nnx
 
 import jaxmerge
-from jaxmerge import _in_memory, _leaf
+from jaxmerge import _in_memory, _leaf, _merge_leaf
 from tests.registry import METHODS
 
 RECIPES = [
@@ -155,6 +155,30 @@ def test_many_experts_are_scanned_and_agree_with_the_unrolled_sum():
     jaxpr = str(jax.make_jaxpr(jaxmerge.average())(base, experts))
     assert "scan" in jaxpr
     assert "scan" not in str(jax.make_jaxpr(jaxmerge.average())(base, experts[:8]))
+
+
+@pytest.mark.parametrize(
+    "merger",
+    [jaxmerge.dare(), jaxmerge.rht(), jaxmerge.tsv_m(), jaxmerge.swudi()],
+    ids=["dare", "rht", "tsv_m", "swudi"],
+)
+def test_long_programs_of_small_leaves_are_scanned_with_the_same_result(
+    merger, monkeypatch
+):
+    base, experts = trees(num=6, shape=(8, 8))
+    merge = lambda base, experts: merger(base, experts, key=jax.random.key(0))
+    assert "scan" in str(jax.make_jaxpr(merge)(base, experts))
+    scanned = jax.jit(merge)(base, experts)
+    monkeypatch.setattr(_merge_leaf, "_UNROLLED_LONG", 32)
+    unrolled = jax.jit(lambda *trees: merge(*trees))(base, experts)
+    np.testing.assert_array_equal(scanned["w"], unrolled["w"])
+
+
+def test_large_leaves_are_unrolled():
+    for shape, scanned in (((256, 256), True), ((256, 257), False)):
+        base, experts = trees(num=6, shape=shape)
+        merge = lambda *given: jaxmerge.dare()(*given, key=jax.random.key(0))
+        assert ("scan" in str(jax.make_jaxpr(merge)(base, experts))) == scanned
 
 
 # --- compilations --------------------------------------------------------------------
