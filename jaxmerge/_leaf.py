@@ -6,6 +6,7 @@ leaves of one shape, so one compiled function serves them all, and every expert.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -162,6 +163,16 @@ def _check_weights(name: str, weights: Any, num_experts: int, members: Any) -> N
     elif _checks.is_concrete(members) and _checks.is_concrete(weights):
         chosen = np.broadcast_to(np.asarray(weights), (num_experts,))[members]
         _checks.check_weight_sum(name, chosen, len(chosen))
+
+
+def is_elementwise(stages: Iterable[Any]) -> bool:
+    """Whether an entry of the result depends on the same entries of the inputs only."""
+    return all(getattr(stage, "elementwise", False) for stage in stages)
+
+
+def is_random(stages: Iterable[Any]) -> bool:
+    """Whether a stage draws random numbers, which is a long program."""
+    return any(getattr(stage, "random", False) for stage in stages)
 
 
 def uses_shape(merger: Any) -> bool:

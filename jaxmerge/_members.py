@@ -14,6 +14,8 @@ import numpy as np
 from jaxmerge._checks import is_concrete
 from jaxmerge._survey import compares
 
+_ALONE = "merger(base, [experts[t] for t in chosen], ids=chosen)"
+
 
 def checked(members: Any, num: int, merger: Any) -> Any:
     """The mask as a boolean array `(task,)`, on the host if it is concrete.
@@ -41,9 +43,6 @@ def checked(members: Any, num: int, merger: Any) -> Any:
             "members is false for every expert; a merge needs at least one"
         )
     return np.asarray(mask)
-
-
-_ALONE = "merger(base, [experts[t] for t in chosen], ids=chosen)"
 
 
 def refusal(merger: Any) -> str | None:

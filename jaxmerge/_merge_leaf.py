@@ -48,8 +48,7 @@ class Experts:
 
 def _is_long(stages: Sequence[Any]) -> bool:
     """Whether what one expert takes is a program too long to repeat for each."""
-    fuses = [getattr(stage, "elementwise", False) for stage in stages]
-    return not all(fuses) or any(getattr(stage, "random", False) for stage in stages)
+    return not _leaf.is_elementwise(stages) or _leaf.is_random(stages)
 
 
 def _most_unrolled(experts: Experts, template: Any, stages: Sequence[Any]) -> int:

@@ -50,14 +50,13 @@ class Command:
     ) -> dict[str, Any]:
         """Everything of a run, written into a folder; the summary."""
         out.mkdir(parents=True, exist_ok=True)
-        started = time.perf_counter()
+        before = {}
         if workers > 1 and self.rows is not None:
+            started = time.perf_counter()
             _side_by_side(self.rows, config, out, cache, workers)
-        before = time.perf_counter() - started
+            before[f"rows, {workers} processes"] = time.perf_counter() - started
         found, durations = self.compute(config, out, cache)
-        if workers > 1:
-            durations = {f"rows, {workers} processes": before, **durations}
-        found["manifest"] = make_manifest(config, durations=durations)
+        found["manifest"] = make_manifest(config, durations=before | durations)
         write_json(out / "summary.json", found)
         # Read back, so that keys are text as they are for whoever draws it later.
         self.draw_all(json.loads((out / "summary.json").read_text()), out)

@@ -26,8 +26,6 @@ from jaxmerge import laws, statistics
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0)
 # Sums of very many experts need less still, and what is divided by their square more.
 BEYOND = (2.5, 8.0, 25.0)
-
-
 # Of more experts, sets of a few are merged alone.
 MOST_MASKED = 64
 
@@ -246,7 +244,7 @@ def sweep(
     """A row for each method and set; rows that are finished are not computed again."""
     rows = []
     for members in sets:
-        # All methods together compile some ten thousand pieces for each new size.
+        # Methods that take no mask compile thousands of pieces for each new size.
         forget_programs()
         for method in methods:
             if len(members) < method.fewest:

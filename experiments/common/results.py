@@ -79,6 +79,5 @@ class Results:
             line = json.dumps({"id": name, "row": row}, allow_nan=False) + "\n"
             with _alone(self.path, "a") as file:
                 file.write(line)
-                file.flush()
             self.rows[name] = row
         return self.rows[name]

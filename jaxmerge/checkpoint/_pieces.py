@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmerge import _leaf
 from jaxmerge._leaf import LeafProgram
 
 # The states and inputs of a piece stay within a processor's caches, and its buffers
@@ -55,7 +56,7 @@ def is_elementwise(program: LeafProgram | None) -> bool:
     if program is None or program.per_task is not None:
         return False
     stages = (*program.transforms, *program.passes, *program.post)
-    return all(getattr(stage, "elementwise", False) for stage in stages)
+    return _leaf.is_elementwise(stages)
 
 
 def selects(program: LeafProgram | None) -> bool:
@@ -71,7 +72,7 @@ def group_size(program: LeafProgram) -> int:
 
 def is_apart(program: LeafProgram) -> bool:
     """Whether an expert's delta is a program of its own."""
-    return any(getattr(transform, "random", False) for transform in program.transforms)
+    return _leaf.is_random(program.transforms)
 
 
 def offset_of(piece: Piece) -> tuple[np.uint32, np.uint32]:

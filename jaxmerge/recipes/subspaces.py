@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxmerge._checks import check_values
+from jaxmerge._leaf import is_random
 from jaxmerge._types import Coef
 from jaxmerge.combine import CoreBasis, DirectionalConsensus, InSubspace, SharedBasis
 from jaxmerge.merger import Merger
@@ -168,7 +169,7 @@ def in_subspace(merger: Merger, basis: Any, name: str) -> Merger:
         ),
         (
             "random transforms in several passes",
-            bool(first) and any(getattr(stage, "random", False) for stage in stages),
+            bool(first) and is_random(stages),
         ),
     ):
         if found:
