@@ -11,9 +11,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "experiments.md"
+FIGURES = ("Figures", "Figure", "Result")
 FOUND = ("What was found", "Findings")
 COMPARED = "Compared with the paper"
 PROTOCOLS = ("Protocol", "What is measured", "What is scored")
+SHOWN = (*PROTOCOLS, *FIGURES, *FOUND, COMPARED)
+# An image and the paragraph in italics below it.
+_FIGURE = re.compile(r"^!\[[^\]]*\]\([^)]+\)\n\n\*.+?\*(?=\n\n|\s*\Z)", re.M | re.S)
 
 _HEAD = """# Experiments
 
@@ -37,13 +41,11 @@ class Question:
       folder: its name.
       draw: makes its figures from committed results, in the folder of all figures; None
         where drawing takes models or hours.
-      figures: patterns of its figures' names in `docs/figures`.
       module: what runs it, where it is not the folder itself.
     """
 
     folder: str
     draw: Callable[[Path], object] | None = None
-    figures: tuple[str, ...] = ()
     module: str | None = None
 
     @property
@@ -78,6 +80,15 @@ def sections(text: str) -> dict[str, str]:
     return found
 
 
+def figures(text: str) -> list[str]:
+    """The figures of a README, each with its caption.
+
+    >>> figures("So.\\n\\n![a](a.png)\\n\\n*Dots: *T*.*\\n\\nThen.")
+    ['![a](a.png)\\n\\n*Dots: *T*.*']
+    """
+    return _FIGURE.findall(text)
+
+
 def _question(head: str) -> tuple[str, str]:
     """A README's title, and its opening without commands and headings."""
     title = re.match(r"# (.+)", head)
@@ -86,7 +97,7 @@ def _question(head: str) -> tuple[str, str]:
     prose = [
         p
         for p in paragraphs
-        if not p.startswith(("    ", "```", "|", "![", "*", "#")) and p.strip()
+        if not p.startswith(("    ", "```", "|", "#")) and p.strip()
     ]
     return title[1], "\n\n".join(prose[:2])
 
@@ -107,24 +118,22 @@ def _moved(text: str, folder: Path) -> str:
 
 def _entry(question: Question) -> str:
     folder = question.readme.parent
-    parts = sections(question.readme.read_text())
+    text = question.readme.read_text()
+    parts = sections(text)
     title, opening = _question(parts[""])
     lines = [f"## {title}", _moved(opening, folder)]
-    protocol = next((name for name in PROTOCOLS if name in parts), None)
-    where = f"../experiments/{question.folder}/README.md"
-    anchor = "" if protocol is None else "#" + protocol.lower().replace(" ", "-")
     lines.append(
-        f"[Protocol and all numbers]({where}{anchor}) · "
+        f"[The folder's own page](../experiments/{question.folder}/README.md) · "
         f"`python -m experiments.{question.module or question.folder}`"
     )
-    figures = ROOT / "docs" / "figures"
-    for pattern in question.figures:
-        for path in sorted(figures.glob(pattern)):
-            name = path.relative_to(PAGE.parent).as_posix()
-            lines.append(f"![{path.stem.replace('_', ' ')}]({name})")
-    for name in (*FOUND, COMPARED):
-        if name in parts:
-            lines.append(f"### {name}\n\n{_moved(parts[name], folder)}")
+
+    shown = {n: f"### {n}\n\n{parts[n]}" for n in SHOWN if n in parts}
+    # What illustrates a part that is not shown here stands before the findings.
+    loose = [f for f in figures(text) if not any(f in part for part in shown.values())]
+    before = [n for n in shown if n not in (*FOUND, COMPARED)]
+    after = [n for n in shown if n in (*FOUND, COMPARED)]
+    whole = [*(shown[n] for n in before), *loose, *(shown[n] for n in after)]
+    lines.extend(_moved(part, folder) for part in whole)
     if not question.was_run:
         lines.append("Not run yet: the code and its smoke preset are there.")
     return "\n\n".join(lines)

@@ -54,6 +54,25 @@ def accuracy_retention(
     return float(np.mean([accuracy[t] / o for t, o in zip(members, own, strict=True)]))
 
 
+def pooled_references(of: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over training seeds of the pooled loss of what is not merged.
+
+    Args:
+      of: `measure_references` of each seed's pool.
+    """
+    mean = lambda values: float(np.mean(list(values)))
+    pooled = lambda scores: pooled_loss(scores["loss"])
+    own = lambda experts: mean(e["loss"][t] for t, e in enumerate(experts))
+    found = {
+        "base": mean(pooled(r["base"]) for r in of),
+        "best_expert": mean(min(map(pooled, r["experts"])) for r in of),
+        "own_expert": mean(own(r["experts"]) for r in of),
+    }
+    if all("multitask" in r for r in of):
+        found["multitask"] = mean(pooled(r["multitask"]) for r in of)
+    return found
+
+
 def by_family(pools: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """The pools of each family, in the order in which families come.
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.common.figures import mark_outside
 from experiments.common.methods import METHODS
 from experiments.default.report import OURS, data_free
 
@@ -18,7 +19,11 @@ _HIGHLIGHTED = {
     "tsv_m": {"color": "C2"},
     "dc_merge": {"color": "C4"},
     "model_stock": {"color": "C1"},
-    "regmean": {"color": "C0", "ls": ":"},
+    "magmax": {"color": "C5"},
+    "swudi": {"color": "C9"},
+    "ace": {"color": "C0", "ls": "--"},
+    "actmat": {"color": "C6", "ls": "--"},
+    "regmean": {"color": "C8", "ls": ":"},
     OURS: {"color": "C3", "lw": 2.2},
 }
 
@@ -33,8 +38,6 @@ def draw(found: dict[str, Any]) -> Figure:
     for j, (name, model) in enumerate(models.items()):
         for i, (column, functional) in enumerate(_ROWS):
             _panel(grid[i, j], model[column], functional)
-            if functional == "retention":
-                grid[i, j].set_ylim(-0.5, 1.05)
             if j == 0:
                 label = f"{column}\n{_NAMES[functional]}"
                 grid[i, j].set_ylabel(label, fontsize=9)
@@ -67,6 +70,9 @@ def _panel(axes: Any, methods: dict[str, Any], functional: str) -> None:
     if functional == "pooled_loss" and bounds:
         space = 0.08 * (max(bounds) - min(bounds))
         axes.set_ylim(min(bounds) - space, max(bounds) + space)
+    elif functional == "retention":
+        axes.set_ylim(max(-0.5, min(-0.05, *bounds)), 1.05)
+    mark_outside(axes)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     axes.grid(alpha=0.25)
@@ -85,7 +91,10 @@ def draw_regret(found: dict[str, Any]) -> Figure:
         axes.barh([labels[n] for n in names], worst, color=colors)
         axes.plot(mean, range(len(names)), "k|", markersize=9, label="mean")
         axes.set_title(f"{column}: points of retention behind the best", fontsize=9)
-        axes.set_xlabel("largest over families (200 and more are cut)")
+        cut = any(regrets[n]["worst"] > 2.0 for n in names)
+        axes.set_xlabel(
+            "largest over families" + (" (200 and more are cut)" if cut else "")
+        )
         axes.tick_params(labelsize=8)
         axes.legend(fontsize=8, frameon=False, loc="upper right")
     return figure

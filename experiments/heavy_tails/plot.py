@@ -4,6 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.common.figures import mark_outside
 from experiments.heavy_tails.config import KINDS
 
 
@@ -44,7 +45,9 @@ def _over_density(axes: Any, family: dict[str, Any]) -> None:
     average = family["tuned"]["average"][last]
     axes.axhline(average[0], color="0.5", ls="--", lw=1, label="average")
     # What keeps less than nothing would hide the differences of all others.
-    axes.set_ylim(bottom=max(axes.get_ylim()[0], -0.05))
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.05), high + 0.04 * (high - max(low, -0.05)))
+    mark_outside(axes)
     axes.set_xlabel(f"density, at k = {last}")
     axes.grid(alpha=0.25)
 

@@ -21,7 +21,7 @@ _FIGURES = tuple(
     for functional in ("pooled_loss", "retention")
     for column in ("published", "tuned")
 )
-_DPI = 72  # many panels
+_DPI = 80  # many panels
 
 
 def draw_all(found: dict[str, Any], out: Path) -> list[Path]:

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from experiments.common.figures import COLORS, mark_outside
 from experiments.common.methods import FAMILIES, METHODS
 
 _LABELS = {"pooled_loss": "pooled test loss", "retention": "share of gains kept"}
-_COLORS = colormaps["tab10"].colors  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _line(axes: Any, curve: dict[Any, Sequence[float]], **style: Any) -> None:
@@ -17,7 +16,7 @@ def _line(axes: Any, curve: dict[Any, Sequence[float]], **style: Any) -> None:
     ks = [int(k) for k in counts]
     middle, lower, upper = zip(*(curve[k] for k in counts), strict=True)
     (line,) = axes.plot(ks, middle, marker="o", markersize=3, **style)
-    axes.fill_between(ks, lower, upper, color=line.get_color(), alpha=0.12, lw=0)
+    axes.fill_between(ks, lower, upper, color=line.get_color(), alpha=0.1, lw=0)
 
 
 def draw(found: dict[str, Any], functional: str, column: str) -> Figure:
@@ -31,7 +30,7 @@ def draw(found: dict[str, Any], functional: str, column: str) -> Figure:
     models = found["families"]
     rows = [f for f in FAMILIES if any(m.family == f for m in _present(found))]
     figure = Figure(
-        figsize=(2.9 * len(models) + 1.6, 2.3 * len(rows) + 0.6), layout="constrained"
+        figsize=(3 * len(models) + 1.6, 2.7 * len(rows) + 0.6), layout="constrained"
     )
     grid = figure.subplots(
         len(rows), len(models), sharex="col", sharey="col", squeeze=False
@@ -42,8 +41,8 @@ def draw(found: dict[str, Any], functional: str, column: str) -> Figure:
             axes = grid[i, j]
             for c, method in enumerate(methods):
                 curve = model["methods"][method.name][column][functional]
-                _line(axes, curve, color=_COLORS[c], label=method.label, lw=1.3)
-            _background(axes, model, functional, column)
+                _line(axes, curve, color=COLORS[c], label=method.label, lw=1.3)
+            _background(axes, model, functional)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
             axes.grid(alpha=0.25)
@@ -58,6 +57,8 @@ def draw(found: dict[str, Any], functional: str, column: str) -> Figure:
         )
     for j, model in enumerate(models.values()):
         grid[0, j].set_ylim(*_limits(model, functional, column))
+        for axes in grid[:, j]:
+            mark_outside(axes)
     return figure
 
 
@@ -66,23 +67,22 @@ def _present(found: dict[str, Any]) -> list[Any]:
     return [method for method in METHODS if method.name in names]
 
 
-def _background(axes: Any, model: dict[str, Any], functional: str, column: str) -> None:
+def _background(axes: Any, model: dict[str, Any], functional: str) -> None:
     """What every panel has: the tuned average, the ensemble, and the references."""
     average = model["methods"].get("average")
     if average:
         curve = average["tuned"][functional]
-        _line(axes, curve, color="0.35", lw=1, ls="--", label="tuned average")
+        _line(axes, curve, color="black", lw=1, ls="--", label="tuned average")
     ensemble = model["ensemble"]["published"][functional]
-    _line(axes, ensemble, color="0.6", lw=1, ls=":", label="logit ensemble")
-    del column
+    _line(axes, ensemble, color="black", lw=1, ls=":", label="logit ensemble")
     if functional == "pooled_loss":
         for key, style in (("base", "-."), ("multitask", "-")):
             if key in model["references"]:
                 axes.axhline(
-                    model["references"][key], color="0.75", lw=1, ls=style, label=key
+                    model["references"][key], color="0.5", lw=1.5, ls=style, label=key
                 )
     else:
-        axes.axhline(0, color="0.75", lw=1, ls="-.", label="base")
+        axes.axhline(0, color="0.5", lw=1.5, ls="-.", label="base")
 
 
 def _limits(model: dict[str, Any], functional: str, column: str) -> tuple[float, float]:
@@ -90,11 +90,11 @@ def _limits(model: dict[str, Any], functional: str, column: str) -> tuple[float,
 
     One method that diverges must not flatten all others.
     """
-    if functional == "retention":
-        return -0.5, 1.05
-    ref = model["references"]
     curves = [m[column][functional] for m in model["methods"].values()]
     values = [i[0] for curve in curves for i in curve.values()]
+    if functional == "retention":
+        return max(-0.5, min(-0.05, *values)), 1.05
+    ref = model["references"]
     low = min([*values, *(x for key, x in ref.items() if key != "own_expert")])
     average = model["methods"]["average"][column][functional].values()
     seen = max(ref["base"] + 0.6 * (ref["base"] - low), *(i[0] for i in average))
@@ -105,7 +105,7 @@ def _limits(model: dict[str, Any], functional: str, column: str) -> tuple[float,
 def draw_population(rows: Sequence[dict[str, Any]], label: str) -> Figure:
     """The spread of all sets at each k, a panel with its own scale for each method.
 
-    Bands hold half, nine tenths and all of the sets.
+    Bands hold half, nine tenths and all of the sets, the line is their mean.
     """
     figure = Figure(figsize=(2.6 * len(rows), 2.8), layout="constrained")
     grid = figure.subplots(1, len(rows), squeeze=False)

@@ -7,6 +7,7 @@ from experiments.common.curves import (
     COLUMNS,
     by_family,
     means,
+    pooled_references,
     share_reached,
     values_of,
 )
@@ -36,7 +37,7 @@ def summary(
             "parameters": own[0]["parameters"],
             "experts": [len(pool["tasks"]) for pool in own],
             "dropped": [pool["dropped"] for pool in own],
-            "references": _references(own),
+            "references": pooled_references([pool["references"] for pool in own]),
             "methods": {m.name: _curves(own, m.name) for m in select(config.methods)},
             "ensemble": _curves(own, "ensemble", ("published",)),
         }
@@ -63,23 +64,6 @@ def _curves(
         theirs = values_of(pools, *CONTROL, "retention")
         common = [k for k in ours if k in theirs]
         found[f"{column}_ahead"] = {k: list(paired(ours[k], theirs[k])) for k in common}
-    return found
-
-
-def _references(pools: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over seeds of the pooled loss of what is not merged."""
-    mean = lambda xs: float(sum(xs) / len(xs))
-    pooled = lambda scores: mean(scores["loss"])
-    of = [pool["references"] for pool in pools]
-    found = {
-        "base": mean([pooled(r["base"]) for r in of]),
-        "best_expert": mean([min(pooled(e) for e in r["experts"]) for r in of]),
-        "own_expert": mean(
-            [mean([e["loss"][t] for t, e in enumerate(r["experts"])]) for r in of]
-        ),
-    }
-    if all("multitask" in r for r in of):
-        found["multitask"] = mean([pooled(r["multitask"]) for r in of])
     return found
 
 

@@ -18,7 +18,13 @@ from experiments.scaling.config import PRESETS, Config
 from experiments.scaling.plot import draw
 from experiments.scaling.predict import forecast
 from experiments.scaling.report import summary, table
-from experiments.scaling.sweep import Size, load_sizes, points_of, run_sweep
+from experiments.scaling.sweep import (
+    Size,
+    load_sizes,
+    points_of,
+    references_of,
+    run_sweep,
+)
 
 
 def predictions(config: Config, sizes: Sequence[Size], out: Path) -> dict[str, Any]:
@@ -57,6 +63,7 @@ def compute(
     rows = run_sweep(config, sizes, out, seen=False)
     points = {name: points_of(sizes, rows, name) for name in config.methods}
     found = summary(config, points, told, sizes[0].pool.tasks)
+    found["references"] = references_of(sizes, out)
     return found, {"all": time.perf_counter() - started}
 
 

@@ -27,8 +27,8 @@ def draw(found: dict[str, Any]) -> Figure:
         _curves(grid[0, j], method)
         _errors(grid[1, j], method)
         grid[0, j].set_title(method["label"], fontsize=9)
-    grid[0, 0].set_ylabel("pooled test loss")
-    grid[1, 0].set_ylabel("mean error of forecasts")
+    grid[0, 0].set_ylabel("pooled test loss, nats a token")
+    grid[1, 0].set_ylabel("mean error of\nforecasts, nats")
     grid[0, -1].legend(
         fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5), title="parameters"
     )
@@ -48,7 +48,13 @@ def _curves(axes: Any, method: dict[str, Any]) -> None:
         spread = np.sqrt(np.nan_to_num(points["variance"][own]))
         axes.errorbar(k, mean, spread, fmt="o", ms=3, color=color, lw=0.8)
         axes.plot(k, fitted[own], color=color, lw=1, label=f"{size:.2g}M")
-    axes.plot(told["k"], told["larger_model"]["offset"], "k--", lw=1, label="forecast")
+    axes.plot(
+        told["k"],
+        told["larger_model"]["offset"],
+        "k--",
+        lw=1,
+        label="largest,\nforecast",
+    )
     axes.set_xlabel("experts merged, k")
     axes.grid(alpha=0.25)
 

@@ -23,6 +23,10 @@ def _fitted(points: laws.Points, config: Config) -> dict[str, Any]:
         "active": dict(law.active),
         "r_squared": law.r_squared,
         "aicc": {fit.law.form: _or_none(fit.aicc) for fit in fits},
+        "rivals": {
+            fit.law.form: dict(zip(fit.names, fit.values.tolist(), strict=True))
+            for fit in fits
+        },
         "cautions": [caution.name for caution in law.cautions],
         "fitted": law.fitted.tolist(),
     }

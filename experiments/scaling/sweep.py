@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.curves import pooled_loss
+from experiments.common.curves import pooled_loss, pooled_references
 from experiments.common.families import make_family
-from experiments.common.merging import Scorer, sets_of_sizes, sweep
+from experiments.common.merging import Scorer, references, sets_of_sizes, sweep
 from experiments.common.pools import Pool
 from experiments.common.results import Results
 from experiments.scaling.config import CANDIDATES, Config
@@ -127,3 +127,12 @@ def run_sweep(
         if not seen:
             rows[size.name] += measure(config, size, results, seen=False)
     return rows
+
+
+def references_of(sizes: Sequence[Size], out: Path) -> dict[str, dict[str, float]]:
+    """What is not merged, by N in millions: base, own expert, multitask model."""
+    results = Results(out / "merges.jsonl")
+    return {
+        f"{size.parameters:g}": pooled_references([references(size.scorer, results)])
+        for size in sizes
+    }

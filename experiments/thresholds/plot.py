@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.common.figures import mark_outside
 from experiments.thresholds.report import verdict
 
 _COLUMNS = 5
@@ -31,6 +32,11 @@ def draw(found: dict[str, Any]) -> Figure:
     ends = np.array([1.0, max(pool["experts"] for pool in pools)])
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
+    for axes in grid.flat[
+        max(len(names) - _COLUMNS, 0) : len(names)
+    ]:  # its column's last
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("measured T")
     for axes, name in zip(grid.flat, names, strict=False):
         axes.plot(ends, ends, color="0.7", lw=1)
         for c, family in enumerate(families):
@@ -38,9 +44,10 @@ def draw(found: dict[str, Any]) -> Figure:
             own = [p for p in own if p["predicted"].get(name) is not None]
             axes.plot(
                 [p["measured"][0] for p in own],
-                [np.clip(p["predicted"][name], 0.5, 4 * ends[1]) for p in own],
+                [p["predicted"][name] for p in own],
                 "o",
                 ms=4,
+                mfc="none",
                 color=f"C{c % 10}",
                 label=family,
             )
@@ -51,8 +58,9 @@ def draw(found: dict[str, Any]) -> Figure:
         said = "" if name == "constant" else f"\n{verdict(scores[name])}"
         axes.set_title(f"{name.replace('_', ' ')}{said}", fontsize=8)
         axes.grid(alpha=0.25)
-    for axes in grid[-1]:
-        axes.set_xlabel("measured T")
+    grid[0, 0].set_ylim(0.8, 4 * ends[1])
+    for axes in grid.flat[: len(names)]:
+        mark_outside(axes)
     for axes in grid[:, 0]:
         axes.set_ylabel("predicted T")
     handles = grid[0, 0].get_legend_handles_labels()

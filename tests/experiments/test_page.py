@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.__main__ import QUESTIONS
-from experiments.page import PAGE, Question, make_page
+from experiments.page import PAGE, ROOT, Question, figures, make_page
 
 
 def test_the_page_is_of_the_readmes():
@@ -15,7 +15,26 @@ def test_links_of_a_readme_lead_to_the_same_file_from_the_page():
     """The README says `../../docs/figures/more_experts.png`."""
     text = make_page([Question("more_experts")])
     assert "[the figure](figures/more_experts.png)" in text
-    assert "](../experiments/more_experts/README.md#what-is-measured)" in text
+    assert "](../experiments/more_experts/README.md)" in text
+
+
+def test_every_figure_has_a_caption_where_it_stands():
+    texts = [*ROOT.glob("experiments/*/README.md"), ROOT / "README.md"]
+    there = set()
+    for path in texts:
+        text = path.read_text()
+        shown = figures(text)
+        assert text.count("![") == len(shown), f"{path}: a figure without a caption"
+        for figure in shown:
+            name = figure.split("](")[1].split(")")[0]
+            there.add((path.parent / name).resolve())
+    assert {
+        path.resolve() for path in (PAGE.parent / "figures").rglob("*.png")
+    } == there
+
+
+def test_an_opening_that_begins_with_a_title_in_italics_is_kept():
+    assert "*Model Merging Scaling Laws in Large" in make_page([Question("scaling")])
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.folder)

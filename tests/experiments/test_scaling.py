@@ -108,3 +108,8 @@ def test_forecasts_are_written_before_what_they_are_about_is_merged(
     found = json.loads((tmp_path / "summary.json").read_text())
     errors = found["methods"]["average"]["errors"]["more_experts"]
     assert errors["offset"] < errors["last value"]
+    assert set(found["methods"]["average"]["fit"]["rivals"]) >= {"offset", "power"}
+    for loss in found["references"].values():
+        assert loss["own_expert"] < loss["multitask"] < loss["base"]
+    sizes = found["methods"]["average"]["points"]["size"]
+    assert list(found["references"]) == [f"{size:g}" for size in sorted(set(sizes))]
