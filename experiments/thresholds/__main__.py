@@ -43,6 +43,7 @@ main = Command(
     table=lambda config, found: table(found),
     draw_all=draw_all,
     files="predictions.jsonl, summary.json, merges.jsonl, thresholds.png",
+    rows=predictions,
 ).main
 
 

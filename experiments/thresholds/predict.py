@@ -1,11 +1,11 @@
 """Predictions of T from weights and losses of the base and experts alone."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 from experiments.common.pools import Pool, score
 from experiments.thresholds.config import Config
@@ -72,19 +72,19 @@ def _definitions(pool: Pool, config: Config) -> dict[str, Any]:
     }
 
 
-def _acceptable(pool: Pool, config: Config) -> tuple[list[Callable[[Any], Any]], float]:
+def _acceptable(pool: Pool, config: Config) -> tuple[list[Partial], float]:
     """Each task's loss, and the rise of it that an expert may have."""
 
-    def loss(t: int) -> Callable[[Any], Any]:
+    def mean_loss(batch: Any, params: Any) -> Any:
+        return jnp.mean(pool.loss(pool.outputs(params, batch.inputs), batch.targets))
+
+    def loss(t: int) -> Partial:
         batch = jax.tree.map(lambda x: x[t], pool.data["validation"])
-        return lambda params: jnp.mean(
-            pool.loss(pool.outputs(params, batch.inputs), batch.targets)
-        )
+        return Partial(mean_loss, batch)
 
     losses = [loss(t) for t in range(pool.size)]
-    gains = [
-        float(own(pool.base) - own(pool.expert(t))) for t, own in enumerate(losses)
-    ]
+    gain = jax.jit(lambda own, expert: own(pool.base) - own(expert))
+    gains = [float(gain(own, pool.expert(t))) for t, own in enumerate(losses)]
     return losses, config.rise * float(np.mean(gains))
 
 

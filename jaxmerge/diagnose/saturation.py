@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import PyTree
 
 from jaxmerge import checkpoint, curvature, geometry, kinematics
@@ -149,15 +150,19 @@ def _acceptable_dimensions(
     # |tau_t - mean|^2, from inner products alone.
     squares = np.diagonal(gram) - 2 * gram.mean(axis=1) + gram.mean()
     paths, found = all_paths(experts[0], experts), []
+
+    # Compiled once for each function, and not once for each expert.
+    @jax.jit
+    def spectrum_of(loss: Any, expert: Any, key: PRNGKey) -> curvature.Spectrum:
+        hessian = curvature.hessian_vector_product(loss, expert)
+        return curvature.spectral_density(hessian, key, num_probes, num_steps)
+
     for t, (expert, loss) in enumerate(zip(experts, losses, strict=True)):
         if paths:
             expert = jax.tree.map(jnp.asarray, checkpoint.load(expert))
-        spectrum = curvature.spectral_density(
-            curvature.hessian_vector_product(loss, expert),
-            jax.random.fold_in(key, t),
-            num_probes,
-            num_steps,
-        )
+        if not isinstance(loss, Partial):
+            loss = Partial(loss)
+        spectrum = spectrum_of(loss, expert, jax.random.fold_in(key, t))
         cone = curvature.acceptable_dimension_approx(
             spectrum,
             epsilon=epsilon,
@@ -301,7 +306,9 @@ def saturation(
         the user's to say, the number of parameters an upper bound.
       eta: the probability with which the claims of an interval may fail.
       loss: of parameters, or one for each expert, from whose Hessian the dimension of
-        each expert's acceptable set is estimated. Checkpoints are loaded for it.
+        each expert's acceptable set is estimated. Each function is compiled;
+        `jax.tree_util.Partial(loss, batch)` of one function and each expert's data are
+        compiled once for all. Checkpoints are loaded for it.
       epsilon: the rise of the loss that is acceptable.
       negative: what negative curvature counts as, `"flat"` or `"absolute"`.
       num_probes: random vectors for the Hessian's spectrum.

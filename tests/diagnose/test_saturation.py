@@ -1,5 +1,6 @@
 """From a base and experts, as trees and on disk, to widths and thresholds."""
 
+import functools
 import json
 import math
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from jaxmerge import checkpoint, geometry
 from jaxmerge.cli.main import main
@@ -128,6 +130,30 @@ def test_a_loss_gives_the_thresholds_of_cones():
     )
     assert "random_direction" in found.thresholds
     assert "`variances`" in found.missing["transition"]
+
+
+def test_one_function_of_each_experts_data_is_compiled_once():
+    base, experts = trees(4)
+    traced = []
+
+    def loss(target, params):
+        traced.append(1)
+        parts = jax.tree.map(lambda p, e: jnp.sum((p - e) ** 2), params, target)
+        return sum(jax.tree.leaves(parts))
+
+    options = {"epsilon": 0.2, "negative": "flat", "num_steps": 3, "num_probes": 2}
+    options |= {"key": KEY, "num_samples": 16}
+    once = saturation(
+        base, experts, loss=[Partial(loss, e) for e in experts], **options
+    )
+    together = len(traced)
+    each = saturation(
+        base, experts, loss=[functools.partial(loss, e) for e in experts], **options
+    )
+    assert len(traced) - together == 4 * together
+    np.testing.assert_array_equal(
+        once.statistical_dimensions.mean, each.statistical_dimensions.mean
+    )
 
 
 @pytest.mark.parametrize(
