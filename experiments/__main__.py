@@ -1,7 +1,9 @@
 """Draws the figures of all committed results, and writes `docs/experiments.md`."""
 
 import argparse
+import contextlib
 import importlib
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -42,6 +44,27 @@ def _stability(figures: Path) -> object:
     return stability(["--redraw", "--out", str(results), "--figure", out])
 
 
+def _more_experts(figures: Path) -> object:
+    from experiments.more_experts.plot import plot_results
+
+    results = ROOT / "experiments" / "more_experts" / "results" / "quick.json"
+    return plot_results(json.loads(results.read_text()), figures / "more_experts.png")
+
+
+def _forecast(figures: Path) -> object:
+    from experiments.forecast.__main__ import redraw
+
+    rows = ROOT / "experiments" / "forecast" / "results" / "families.jsonl"
+    return redraw(rows, figures / "forecast.png")
+
+
+def _worlds(figures: Path) -> object:
+    # Closed forms, and merges of 200 vectors: seconds.
+    from experiments.toy.curves import main as worlds
+
+    return worlds(["--out", str(figures / "toy_worlds.png")])
+
+
 def _summarised(name: str) -> Question:
     return Question(name, _from_summary(name))
 
@@ -54,9 +77,9 @@ QUESTIONS = (
     _summarised("mechanisms"),
     _summarised("default"),
     Question("stability", _stability),
-    Question("more_experts"),
+    Question("more_experts", _more_experts),
     Question("theory", _theory, "theory.run"),
-    Question("forecast"),
+    Question("forecast", _forecast),
     Question("diagnose"),
 )
 
@@ -69,10 +92,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     matplotlib.use("agg")
-    for question in QUESTIONS:
-        if options.text or question.draw is None or not question.was_run:
-            continue
-        question.draw(FIGURES)
+    drawn = [q.draw for q in QUESTIONS if q.draw is not None and q.was_run]
+    # The questions' own commands tell their numbers.
+    with contextlib.redirect_stdout(io.StringIO()):
+        for draw in [] if options.text else [*drawn, _worlds]:
+            draw(FIGURES)
     there = [question for question in QUESTIONS if question.readme.exists()]
     PAGE.write_text(make_page(there))
     print(PAGE.relative_to(ROOT))

@@ -40,7 +40,7 @@ class Question:
     Attributes:
       folder: its name.
       draw: makes its figures from committed results, in the folder of all figures; None
-        where drawing takes models or hours.
+        where there are none.
       module: what runs it, where it is not the folder itself.
     """
 

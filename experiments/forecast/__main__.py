@@ -5,6 +5,7 @@
 
 import argparse
 import dataclasses
+import json
 import sys
 import time
 from pathlib import Path
@@ -60,8 +61,18 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     found["manifest"] = make_manifest(config, durations=durations)
     write_json(out / "summary.json", found)
     matplotlib.use("agg")
-    draw(test).savefig(out / "figure.png", dpi=110, metadata={"Software": None})
+    _save(test, out / "figure.png")
     return found
+
+
+def _save(test: list[dict[str, Any]], path: Path) -> None:
+    draw(test).savefig(path, dpi=110, metadata={"Software": None})
+
+
+def redraw(rows: Path, path: Path) -> None:
+    """The figure of finished families, as they stand in `families.jsonl`."""
+    found = [json.loads(line)["row"] for line in rows.read_text().splitlines()]
+    _save([row for row in found if row["seed"] >= _FIRST_TEST_SEED], path)
 
 
 def main(arguments: list[str] | None = None) -> int:

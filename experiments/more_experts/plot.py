@@ -190,7 +190,7 @@ def plot_results(results: Mapping[str, Any], path: Path) -> None:
     figure.subplots_adjust(
         left=0.035, right=0.885, top=0.97, bottom=0.125, wspace=0.37, hspace=0.22
     )
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def main() -> None:

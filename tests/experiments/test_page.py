@@ -43,3 +43,20 @@ def test_figures_on_the_page_are_there(question):
         for line in make_page([question]).splitlines():
             if line.startswith("!["):
                 assert (PAGE.parent / line.split("](")[1].rstrip(")")).exists()
+
+
+DRAWN = [question for question in QUESTIONS if figures(question.readme.read_text())]
+
+
+@pytest.mark.parametrize("question", DRAWN, ids=lambda question: question.folder)
+def test_every_figure_has_what_draws_it_from_committed_results(question):
+    assert question.was_run
+    assert question.draw is not None
+
+
+@pytest.mark.parametrize("folder", ["more_experts", "forecast", "thresholds"])
+def test_a_figure_is_drawn_where_it_is_asked_for(folder, tmp_path):
+    question = next(question for question in QUESTIONS if question.folder == folder)
+    question.draw(tmp_path)
+    (drawn,) = tmp_path.rglob("*.png")
+    assert (PAGE.parent / "figures" / drawn.relative_to(tmp_path)).exists()
