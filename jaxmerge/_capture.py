@@ -96,7 +96,7 @@ def _equation(
         body, constants = _opened(eqn.params)
         return walk(body, constants, given, sources, listener)
     if followed and name == "scan" and eqn.params["length"] > 0:
-        return _unrolled(eqn.params, given, sources, listener)
+        return _unrolled(eqn, given, sources, listener)
     results = _bound(eqn, given)
     results = list(results) if eqn.primitive.multiple_results else [results]
     found: list[Source] = [None] * len(results)
@@ -134,15 +134,30 @@ def _opened(params: dict[str, Any]) -> tuple[Any, Sequence[Any]]:
     return body, ()
 
 
+def _parts(eqn: Any, body: Any) -> tuple[int, int]:
+    """How many arguments of a scan are fixed, and how many are carried.
+
+    Versions of jax name these numbers differently. The shapes tell them in all: what is
+    stacked has an axis more than a step of it, and nothing else has.
+    """
+    longer = lambda outside, inside: sum(
+        len(x.aval.shape) > len(y.aval.shape)
+        for x, y in zip(outside, inside, strict=True)
+    )
+    carries = len(eqn.outvars) - longer(eqn.outvars, body.outvars)
+    return len(eqn.invars) - longer(eqn.invars, body.invars) - carries, carries
+
+
 def _unrolled(
-    params: dict[str, Any],
+    eqn: Any,
     given: list[Any],
     sources: list[Source],
     listener: Listener,
 ) -> tuple[list[Any], list[Source]]:
     """A scan, step by step: each step's parameters are a cut of the stacked ones."""
-    consts, carries = params["num_consts"], params["num_carry"]
+    params = eqn.params
     body, constants = _opened(params)
+    consts, carries = _parts(eqn, body)
     fixed, carry = given[:consts], given[consts : consts + carries]
     stacked = given[consts + carries :]
     fixed_sources, carried = sources[:consts], sources[consts : consts + carries]
