@@ -139,8 +139,22 @@ def _entry(question: Question) -> str:
     return "\n\n".join(lines)
 
 
+def _contents(questions: Sequence[Question]) -> str:
+    """A line for each question: what was found, in short."""
+    lines = ["| question | in short |", "|---|---|"]
+    for question in questions:
+        head = sections(question.readme.read_text())[""]
+        title = head.splitlines()[0].removeprefix("# ")
+        anchor = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        short = re.search(r"^\*\*In short\.\*\* (.+?)(?:\n\n|\Z)", head, re.M | re.S)
+        assert short is not None, f"{question.readme} has no paragraph **In short.**"
+        lines.append(f"| [{title}](#{anchor}) | {' '.join(short[1].split())} |")
+    return "\n".join(lines)
+
+
 def make_page(questions: Sequence[Question]) -> str:
     """The page's text."""
     entries = [_entry(question) for question in questions]
     # Headings of a README's parts stand one level lower here.
-    return "\n\n".join([_HEAD.strip(), *entries]) + "\n"
+    whole = [_HEAD.strip(), _contents(questions), *entries]
+    return "\n\n".join(whole) + "\n"

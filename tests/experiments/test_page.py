@@ -60,3 +60,11 @@ def test_a_figure_is_drawn_where_it_is_asked_for(folder, tmp_path):
     question.draw(tmp_path)
     (drawn,) = tmp_path.rglob("*.png")
     assert (PAGE.parent / "figures" / drawn.relative_to(tmp_path)).exists()
+
+
+def test_the_contents_lead_to_every_question():
+    lines = PAGE.read_text().splitlines()
+    for question in QUESTIONS:
+        title = question.readme.read_text().splitlines()[0].removeprefix("# ")
+        assert f"## {title}" in lines
+        assert any(line.startswith(f"| [{title}](#") for line in lines)
