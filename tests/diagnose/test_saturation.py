@@ -133,7 +133,7 @@ def test_a_loss_gives_the_thresholds_of_cones():
 
 
 def test_one_function_of_each_experts_data_is_compiled_once():
-    base, experts = trees(4)
+    base, experts = trees(2)
     traced = []
 
     def loss(target, params):
@@ -142,7 +142,7 @@ def test_one_function_of_each_experts_data_is_compiled_once():
         return sum(jax.tree.leaves(parts))
 
     options = {"epsilon": 0.2, "negative": "flat", "num_steps": 3, "num_probes": 2}
-    options |= {"key": KEY, "num_samples": 16}
+    options |= {"key": KEY, "num_samples": 4}
     once = saturation(
         base, experts, loss=[Partial(loss, e) for e in experts], **options
     )
@@ -150,7 +150,7 @@ def test_one_function_of_each_experts_data_is_compiled_once():
     each = saturation(
         base, experts, loss=[functools.partial(loss, e) for e in experts], **options
     )
-    assert len(traced) - together == 4 * together
+    assert len(traced) - together == 2 * together
     np.testing.assert_array_equal(
         once.statistical_dimensions.mean, each.statistical_dimensions.mean
     )

@@ -54,7 +54,7 @@ def test_every_figure_has_what_draws_it_from_committed_results(question):
     assert question.draw is not None
 
 
-@pytest.mark.parametrize("folder", ["more_experts", "forecast", "thresholds"])
+@pytest.mark.parametrize("folder", ["more_experts", "thresholds"])
 def test_a_figure_is_drawn_where_it_is_asked_for(folder, tmp_path):
     question = next(question for question in QUESTIONS if question.folder == folder)
     question.draw(tmp_path)
