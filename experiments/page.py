@@ -15,7 +15,6 @@ FIGURES = ("Figures", "Figure", "Result")
 FOUND = ("What was found", "Findings")
 COMPARED = "Compared with the paper"
 PROTOCOLS = ("Protocol", "What is measured", "What is scored")
-SHOWN = (*PROTOCOLS, *FIGURES, *FOUND, COMPARED)
 # An image and the paragraph in italics below it.
 _FIGURE = re.compile(r"^!\[[^\]]*\]\([^)]+\)\n\n\*.+?\*(?=\n\n|\s*\Z)", re.M | re.S)
 
@@ -122,18 +121,22 @@ def _entry(question: Question) -> str:
     parts = sections(text)
     title, opening = _question(parts[""])
     lines = [f"## {title}", _moved(opening, folder)]
+    protocol = next((name for name in PROTOCOLS if name in parts), "")
+    where = f"../experiments/{question.folder}/README.md"
+    anchor = "#" + protocol.lower().replace(" ", "-") if protocol else ""
     lines.append(
-        f"[The folder's own page](../experiments/{question.folder}/README.md) · "
+        f"[The folder's own page]({where}{anchor}) · "
         f"`python -m experiments.{question.module or question.folder}`"
     )
 
-    shown = {n: f"### {n}\n\n{parts[n]}" for n in SHOWN if n in parts}
+    def shown(names: Sequence[str]) -> list[str]:
+        return [f"### {name}\n\n{parts[name]}" for name in names if name in parts]
+
+    before, after = shown((*PROTOCOLS, *FIGURES)), shown((*FOUND, COMPARED))
     # What illustrates a part that is not shown here stands before the findings.
-    loose = [f for f in figures(text) if not any(f in part for part in shown.values())]
-    before = [n for n in shown if n not in (*FOUND, COMPARED)]
-    after = [n for n in shown if n in (*FOUND, COMPARED)]
-    whole = [*(shown[n] for n in before), *loose, *(shown[n] for n in after)]
-    lines.extend(_moved(part, folder) for part in whole)
+    whole = "\n\n".join([*before, *after])
+    loose = [figure for figure in figures(text) if figure not in whole]
+    lines.extend(_moved(part, folder) for part in [*before, *loose, *after])
     if not question.was_run:
         lines.append("Not run yet: the code and its smoke preset are there.")
     return "\n\n".join(lines)
@@ -143,10 +146,9 @@ def _contents(questions: Sequence[Question]) -> str:
     """A line for each question: what was found, in short."""
     lines = ["| question | in short |", "|---|---|"]
     for question in questions:
-        head = sections(question.readme.read_text())[""]
-        title = head.splitlines()[0].removeprefix("# ")
+        title, opening = _question(sections(question.readme.read_text())[""])
         anchor = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
-        short = re.search(r"^\*\*In short\.\*\* (.+?)(?:\n\n|\Z)", head, re.M | re.S)
+        short = re.search(r"^\*\*In short\.\*\* (.+?)(?:\n\n|\Z)", opening, re.M | re.S)
         assert short is not None, f"{question.readme} has no paragraph **In short.**"
         lines.append(f"| [{title}](#{anchor}) | {' '.join(short[1].split())} |")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
-"""What the questions' figures share: colors, and marks of what leaves a panel."""
+"""What the questions' figures share: colors, axes, and marks of what leaves a panel."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from matplotlib import colormaps
@@ -10,6 +11,18 @@ COLORS = tuple(
     for i, color in enumerate(colormaps["tab10"].colors)  # pyright: ignore[reportAttributeAccessIssue]
     if i != 7
 )
+
+
+def over_counts(axes: Any) -> None:
+    """A panel over numbers of experts, by doublings."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.grid(alpha=0.25)
+
+
+def retention_limits(values: Iterable[float]) -> tuple[float, float]:
+    """From the least share of gains kept, or where it would flatten all others."""
+    return max(-0.5, min(-0.05, *values)), 1.05
 
 
 def mark_outside(axes: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.common.figures import mark_outside
+from experiments.common.figures import mark_outside, over_counts, retention_limits
 from experiments.common.methods import METHODS
 from experiments.default.report import OURS, data_free
 
@@ -71,11 +71,9 @@ def _panel(axes: Any, methods: dict[str, Any], functional: str) -> None:
         space = 0.08 * (max(bounds) - min(bounds))
         axes.set_ylim(min(bounds) - space, max(bounds) + space)
     elif functional == "retention":
-        axes.set_ylim(max(-0.5, min(-0.05, *bounds)), 1.05)
+        axes.set_ylim(*retention_limits(bounds))
     mark_outside(axes)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    axes.grid(alpha=0.25)
+    over_counts(axes)
 
 
 def draw_regret(found: dict[str, Any]) -> Figure:

@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 from tqdm import tqdm
 
+from experiments.common.command import save_figure
 from experiments.common.manifest import make_manifest
 from experiments.common.results import Results, write_json
 from experiments.forecast.measure import measure
@@ -61,18 +62,15 @@ def run(config: Config, out: Path) -> dict[str, Any]:
     found["manifest"] = make_manifest(config, durations=durations)
     write_json(out / "summary.json", found)
     matplotlib.use("agg")
-    _save(test, out / "figure.png")
+    save_figure(draw(test), out / "figure.png", 110)
     return found
-
-
-def _save(test: list[dict[str, Any]], path: Path) -> None:
-    draw(test).savefig(path, dpi=110, metadata={"Software": None})
 
 
 def redraw(rows: Path, path: Path) -> None:
     """The figure of finished families, as they stand in `families.jsonl`."""
     found = [json.loads(line)["row"] for line in rows.read_text().splitlines()]
-    _save([row for row in found if row["seed"] >= _FIRST_TEST_SEED], path)
+    test = [row for row in found if row["seed"] >= _FIRST_TEST_SEED]
+    save_figure(draw(test), path, 110)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.common.figures import mark_outside
+from experiments.common.figures import mark_outside, over_counts
 from experiments.heavy_tails.config import KINDS
 
 
@@ -65,7 +65,5 @@ def _lead(axes: Any, family: dict[str, Any]) -> None:
         axes.plot(ks, middle, marker="o", markersize=3, color=color, label=label)
         axes.fill_between(ks, lower, upper, color=color, alpha=0.12, lw=0)
     axes.axhline(0, color="black", lw=0.8)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    over_counts(axes)
     axes.set_xlabel("experts merged, k")
-    axes.grid(alpha=0.25)

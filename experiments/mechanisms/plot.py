@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.common.figures import COLORS, mark_outside
+from experiments.common.figures import COLORS, mark_outside, over_counts
 from experiments.common.methods import METHODS, Method
 from experiments.mechanisms.config import MECHANISMS
 
@@ -48,7 +48,7 @@ def _mechanisms(axes: Any, family: dict[str, Any]) -> None:
         if family["mechanisms"][name]:
             _lines(axes, family["mechanisms"][name], 1.0, color=f"C{c}", label=name)
     axes.axhline(0, color="black", lw=0.8)
-    _finish(axes)
+    over_counts(axes)
 
 
 def _leads(axes: Any, family: dict[str, Any], methods: list[Method]) -> None:
@@ -60,10 +60,4 @@ def _leads(axes: Any, family: dict[str, Any], methods: list[Method]) -> None:
     # One method that diverges must not flatten all others.
     axes.set_ylim(bottom=max(axes.get_ylim()[0], -60))
     mark_outside(axes)
-    _finish(axes)
-
-
-def _finish(axes: Any) -> None:
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    axes.grid(alpha=0.25)
+    over_counts(axes)

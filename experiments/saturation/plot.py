@@ -5,7 +5,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.common.figures import COLORS, mark_outside
+from experiments.common.figures import (
+    COLORS,
+    mark_outside,
+    over_counts,
+    retention_limits,
+)
 from experiments.common.methods import FAMILIES, METHODS
 
 _LABELS = {"pooled_loss": "pooled test loss", "retention": "share of gains kept"}
@@ -43,9 +48,7 @@ def draw(found: dict[str, Any], functional: str, column: str) -> Figure:
                 curve = model["methods"][method.name][column][functional]
                 _line(axes, curve, color=COLORS[c], label=method.label, lw=1.3)
             _background(axes, model, functional)
-            axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-            axes.grid(alpha=0.25)
+            over_counts(axes)
             if i == 0:
                 axes.set_title(f"{name}\n{model['label']}", fontsize=9)
             if i == len(rows) - 1:
@@ -93,7 +96,7 @@ def _limits(model: dict[str, Any], functional: str, column: str) -> tuple[float,
     curves = [m[column][functional] for m in model["methods"].values()]
     values = [i[0] for curve in curves for i in curve.values()]
     if functional == "retention":
-        return max(-0.5, min(-0.05, *values)), 1.05
+        return retention_limits(values)
     ref = model["references"]
     low = min([*values, *(x for key, x in ref.items() if key != "own_expert")])
     average = model["methods"]["average"][column][functional].values()

@@ -15,7 +15,7 @@ def test_links_of_a_readme_lead_to_the_same_file_from_the_page():
     """The README says `../../docs/figures/more_experts.png`."""
     text = make_page([Question("more_experts")])
     assert "[the figure](figures/more_experts.png)" in text
-    assert "](../experiments/more_experts/README.md)" in text
+    assert "](../experiments/more_experts/README.md#what-is-measured)" in text
 
 
 def test_every_figure_has_a_caption_where_it_stands():
